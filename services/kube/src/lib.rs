@@ -1,0 +1,8 @@
+//! The Kubernetes API's rules, as pure functions and tables: resources, strict decoding, defaults, validation, patches,
+//! server-side apply, tables, discovery, OpenAPI, CRD schemas, and the `Status` errors clients match on.
+
+pub mod resource;
+pub mod status;
+
+pub use resource::Resource;
+pub use status::{Cause, FieldError, Reason, Status};

@@ -1,0 +1,139 @@
+//! An object as the store keeps it: its encoded JSON, beside the few fields that selectors need.
+//!
+//! The bytes are spliced into lists and watch events without being decoded, so `metadata.resourceVersion` must already be
+//! in them. The writer learns the revision only at commit: a [`Draft`] therefore carries the JSON in two halves, around the
+//! place where the revision's digits go.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use galley_types::{ResourceName, Revision};
+use serde::de::DeserializeOwned;
+
+/// Labels of an object.
+pub type Labels = BTreeMap<String, String>;
+/// Selectable fields beside name and namespace, by path: `spec.nodeName`, `status.phase`.
+pub type Fields = BTreeMap<String, String>;
+
+/// Which object: resource, namespace (empty for cluster-scoped ones), name. Ordered as lists are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// `pods`, `deployments.apps`.
+    pub resource: ResourceName,
+    /// Empty for cluster-scoped resources.
+    pub namespace: Arc<str>,
+    /// `metadata.name`.
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// A key from its parts.
+    pub fn new(resource: &ResourceName, namespace: &str, name: &str) -> Self {
+        Self { resource: resource.clone(), namespace: namespace.into(), name: name.into() }
+    }
+}
+
+/// An object about to be written. `head ++ revision digits ++ tail` is the JSON.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// Where it goes.
+    pub key: ObjectKey,
+    /// `metadata.uid`.
+    pub uid: Arc<str>,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// Selectable fields.
+    pub fields: Fields,
+    /// JSON up to and including the quote that opens the value of `metadata.resourceVersion`.
+    pub head: Bytes,
+    /// JSON from the quote that closes it.
+    pub tail: Bytes,
+}
+
+/// A committed version of an object. Immutable; shared by every list, watch and controller that sees it.
+pub struct Object {
+    /// Where it is.
+    pub key: ObjectKey,
+    /// `metadata.uid`.
+    pub uid: Arc<str>,
+    /// The revision that wrote this version: `metadata.resourceVersion`.
+    pub revision: Revision,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// Selectable fields.
+    pub fields: Fields,
+    /// The whole object as JSON in its storage version, `resourceVersion` included.
+    pub body: Bytes,
+    typed: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+/// A stored object that does not decode as the type asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("stored object {key:?} does not decode as {wanted}")]
+pub struct DecodeError {
+    /// The object.
+    pub key: ObjectKey,
+    /// The Rust type.
+    pub wanted: &'static str,
+    /// Why.
+    #[source]
+    pub source: serde_json::Error,
+}
+
+impl Object {
+    /// The version of `draft` that `revision` commits.
+    pub fn commit(draft: Draft, revision: Revision) -> Self {
+        let digits = revision.to_string();
+        let mut body = Vec::with_capacity(draft.head.len() + digits.len() + draft.tail.len());
+        body.extend_from_slice(&draft.head);
+        body.extend_from_slice(digits.as_bytes());
+        body.extend_from_slice(&draft.tail);
+        Self::load(draft.key, draft.uid, revision, draft.labels, draft.fields, body.into())
+    }
+
+    /// An object read back from Postgres.
+    pub fn load(
+        key: ObjectKey,
+        uid: Arc<str>,
+        revision: Revision,
+        labels: Labels,
+        fields: Fields,
+        body: Bytes,
+    ) -> Self {
+        Self { key, uid, revision, labels, fields, body, typed: OnceLock::new() }
+    }
+
+    /// The object decoded as `T` (a `k8s-openapi` type). Decoded once and kept beside the bytes while controllers use one
+    /// type for it; a second type is decoded each time.
+    pub fn typed<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, DecodeError> {
+        if let Some(kept) = self.typed.get()
+            && let Ok(kept) = Arc::clone(kept).downcast::<T>()
+        {
+            return Ok(kept);
+        }
+        let decoded: Arc<T> = Arc::new(serde_json::from_slice(&self.body).map_err(|source| DecodeError {
+            key: self.key.clone(),
+            wanted: std::any::type_name::<T>(),
+            source,
+        })?);
+        let _ = self.typed.set(decoded.clone());
+        Ok(decoded)
+    }
+
+    /// The object as a JSON tree.
+    pub fn value(&self) -> Result<serde_json::Value, DecodeError> {
+        serde_json::from_slice(&self.body).map_err(|source| DecodeError {
+            key: self.key.clone(),
+            wanted: "JSON",
+            source,
+        })
+    }
+}
+
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Object").field("key", &self.key).field("revision", &self.revision).finish_non_exhaustive()
+    }
+}
