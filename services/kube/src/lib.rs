@@ -3,6 +3,7 @@
 
 pub mod resource;
 pub mod status;
+pub mod table;
 
 pub use resource::Resource;
 pub use status::{Cause, FieldError, Reason, Status};
