@@ -1,1 +1,3 @@
-//!
+//! What the node should do, as values.
+
+pub mod net;
