@@ -1,8 +1,14 @@
 //! What a resource is: names, versions, scope, verbs. Built-in ones come from the 1.36 discovery facts; CRDs add theirs.
 
+mod catalog;
+mod discovery;
+
 use std::sync::Arc;
 
 use galley_types::ResourceName;
+
+pub use catalog::{Catalog, builtin};
+pub use discovery::{aggregated, api_group, api_group_list, api_resource_list, api_versions};
 
 /// One resource in one served version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,9 +51,37 @@ pub struct Subresource {
 }
 
 impl Resource {
-    /// The store's key: `deployments.apps`.
+    /// The store's key: `deployments.apps`. Events are one collection that two groups serve; they are kept as `events`.
     pub fn name(&self) -> ResourceName {
-        ResourceName::new(&self.plural, &self.group)
+        if self.is_new_event() { ResourceName::new("events", "") } else { ResourceName::new(&self.plural, &self.group) }
+    }
+
+    /// `apiVersion` of stored objects.
+    pub fn storage_api_version(&self) -> String {
+        if self.group.is_empty() || self.is_new_event() {
+            self.storage_version.clone()
+        } else {
+            format!("{}/{}", self.group, self.storage_version)
+        }
+    }
+
+    /// Whether objects must be converted between the stored form and this version.
+    pub fn is_storage_version(&self) -> bool {
+        self.version == self.storage_version && !self.is_new_event()
+    }
+
+    /// The subresource of this name.
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+
+    /// Whether a verb is served.
+    pub fn allows(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|v| v == verb)
+    }
+
+    fn is_new_event(&self) -> bool {
+        self.group == "events.k8s.io" && self.plural == "events"
     }
 
     /// `apps/v1`, `v1`.
