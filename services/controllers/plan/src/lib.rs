@@ -1,1 +1,21 @@
+//! What controllers decide, without doing it: observed objects in, a [`Plan`] of actions out, each with a typed reason, also
+//! for 'nothing, because ...'.
 //!
+//! Pure: `now` is a parameter, names that matter are computed here, and a plan made twice from the same observation is the
+//! same. A plan is made from what is true and never from what was planned before, so a controller may be killed between any
+//! two writes. Tests step a [`world`](crate) until it is quiet and assert that planning again is empty.
+//!
+//! One module for each controller: an `Observed` struct, a `Reason` enum, a function `plan`. The IO around it is in
+//! `galley-controllers-drive`, whose crate documentation says how to add a controller.
+
+pub mod action;
+pub mod meta;
+pub mod pod;
+pub mod replica_set;
+pub mod replicas;
+pub mod template;
+pub mod time;
+#[cfg(test)]
+pub mod world;
+
+pub use action::{Action, FailedVerb, Failure, Note, PatchForm, Plan, Propagation, Severity, Verb};

@@ -1,0 +1,197 @@
+//! Carries a plan out through the cluster's API: phases in order, the actions of a phase side by side.
+//!
+//! Side by side matters: the store commits what waits together in one batch, so a thousand creates cost a few commits. A phase
+//! starts with a few actions and grows fourfold (from one, after a failure), so that a quota that is used up is asked a few
+//! times and not a thousand.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use galley_authz::Actor;
+use galley_controllers_plan::{Action, FailedVerb, Failure, Note, PatchForm, Plan, Propagation, Verb};
+use galley_kube::{Reason, Status};
+use galley_pipeline::{ClusterApi, DeleteOptions, Patch, PatchKind, Preconditions, WriteOptions};
+use galley_store::Object;
+use tracing::debug;
+
+use crate::events::EventWrite;
+
+/// What became of one action.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The action, with its reason as text.
+    pub action: Action<String>,
+    /// The written object. `None`: it was to be deleted and is gone.
+    pub result: Result<Option<Arc<Object>>, Status>,
+}
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    pub(crate) outcomes: Vec<Outcome>,
+    /// The first action that failed.
+    pub(crate) failure: Option<Failure>,
+    pub(crate) failed: bool,
+    pub(crate) notes: Vec<Note>,
+}
+
+const FIRST_BATCH: usize = 16;
+const GROWTH: usize = 4;
+
+/// Applies `plan` as `actor`. `gently`: the last attempt failed.
+pub(crate) async fn apply(api: &ClusterApi, actor: &Actor, plan: Plan<String>, gently: bool) -> Applied {
+    let mut applied = Applied { notes: plan.notes, ..Applied::default() };
+    let options = WriteOptions { field_manager: actor_name(actor).to_owned(), ..WriteOptions::default() };
+    for phase in plan.phases {
+        let mut batch = if gently { 1 } else { FIRST_BATCH };
+        let mut waiting = phase.into_iter();
+        loop {
+            let running: FuturesUnordered<_> = waiting
+                .by_ref()
+                .take(batch)
+                .map(|action| async {
+                    let result = apply_one(api, actor, &options, &action).await;
+                    Outcome { action, result }
+                })
+                .collect();
+            if running.is_empty() {
+                break;
+            }
+            let done: Vec<Outcome> = running.collect().await;
+            for outcome in done {
+                applied.take(outcome);
+            }
+            if applied.failed {
+                return applied;
+            }
+            batch *= GROWTH;
+        }
+    }
+    applied
+}
+
+fn actor_name(actor: &Actor) -> &str {
+    actor.username.rsplit(':').next().unwrap_or_default()
+}
+
+impl Applied {
+    fn take(&mut self, outcome: Outcome) {
+        let action = &outcome.action;
+        match &outcome.result {
+            Ok(written) => {
+                let name = written.as_ref().map_or(action.name.as_str(), |object| &object.key.name);
+                debug!(resource = %action.resource, namespace = %action.namespace, name, because = action.because, "applied");
+                self.notes.extend(action.on_success.as_ref().map(|note| fill(note, "{name}", name)));
+            }
+            Err(status) => {
+                debug!(
+                    resource = %action.resource, namespace = %action.namespace, name = action.name,
+                    because = action.because, error = status.message, "not applied"
+                );
+                // Somebody was faster: look again. That is no failure that users should hear of.
+                if !self.failed && !is_stale(status) {
+                    self.failure = Some(Failure {
+                        verb: match action.verb {
+                            Verb::Create { .. } => FailedVerb::Create,
+                            Verb::Update { .. } | Verb::Patch { .. } | Verb::Bind { .. } => FailedVerb::Write,
+                            Verb::Delete { .. } | Verb::Evict { .. } => FailedVerb::Delete,
+                        },
+                        resource: action.resource.clone(),
+                        message: status.message.clone(),
+                    });
+                }
+                self.failed = true;
+                if !is_stale(status) {
+                    self.notes.extend(action.on_failure.as_ref().map(|note| fill(note, "{error}", &status.message)));
+                }
+            }
+        }
+        self.outcomes.push(outcome);
+    }
+}
+
+fn fill(note: &Note, what: &str, with: &str) -> Note {
+    let mut note = note.clone();
+    note.message = note.message.replace(what, with);
+    note
+}
+
+/// The plan was made from something that is no longer so.
+fn is_stale(status: &Status) -> bool {
+    matches!(status.reason, Reason::Conflict | Reason::NotFound | Reason::AlreadyExists)
+}
+
+async fn apply_one(
+    api: &ClusterApi,
+    actor: &Actor,
+    options: &WriteOptions,
+    action: &Action<String>,
+) -> Result<Option<Arc<Object>>, Status> {
+    let Some(resource) = api.resource(action.resource.as_str()) else {
+        return Err(Status::not_found(action.resource.group(), action.resource.plural(), &action.name));
+    };
+    let (namespace, name) = (action.namespace.as_str(), action.name.as_str());
+    let written = match &action.verb {
+        Verb::Create { body } => api.create(actor, &resource, namespace, body.clone(), options).await,
+        Verb::Bind { .. } | Verb::Evict { .. } => Err(Status::not_found("", "pods", name)),
+        Verb::Update { body, subresource } => {
+            api.update(actor, &resource, namespace, name, *subresource, body.clone(), options).await
+        }
+        Verb::Patch { body, form, subresource } => {
+            let kind = match form {
+                PatchForm::Merge => PatchKind::Merge,
+                PatchForm::Strategic => PatchKind::Strategic,
+                PatchForm::Json => PatchKind::Json,
+            };
+            let patch = Patch { kind, body: body.clone() };
+            api.patch(actor, &resource, namespace, name, *subresource, patch, options).await
+        }
+        Verb::Delete { uid, resource_version, propagation, grace_period_seconds } => {
+            let options = DeleteOptions {
+                grace_period_seconds: *grace_period_seconds,
+                preconditions: Preconditions { uid: Some(uid.clone()), resource_version: resource_version.clone() },
+                propagation: propagation.map(|p| match p {
+                    Propagation::Orphan => galley_pipeline::Propagation::Orphan,
+                    Propagation::Background => galley_pipeline::Propagation::Background,
+                    Propagation::Foreground => galley_pipeline::Propagation::Foreground,
+                }),
+                dry_run: false,
+            };
+            match api.delete(actor, &resource, namespace, name, &options).await {
+                Err(status) if status.reason == Reason::NotFound => return Ok(None),
+                other => other,
+            }
+        }
+    };
+    written.map(|written| Some(written.object))
+}
+
+/// Writes events side by side. Best effort: an event that cannot be written is dropped.
+pub(crate) async fn record(api: &ClusterApi, writes: Vec<EventWrite>) {
+    let Some(resource) = api.resource("events") else { return };
+    let actor = Actor::controller("event-recorder");
+    let options = WriteOptions::default();
+    let (api, resource, actor, options) = (api, &*resource, &actor, &options);
+    let running: FuturesUnordered<_> = writes
+        .into_iter()
+        .map(|write| async move {
+            let written = match write {
+                EventWrite::Create { namespace, body } => api.create(actor, resource, &namespace, body, options).await,
+                EventWrite::Count { namespace, name, patch, body } => {
+                    let patch = Patch { kind: PatchKind::Merge, body: patch };
+                    match api.patch(actor, resource, &namespace, &name, None, patch, options).await {
+                        Err(status) if status.reason == Reason::NotFound => {
+                            api.create(actor, resource, &namespace, body, options).await
+                        }
+                        other => other,
+                    }
+                }
+            };
+            if let Err(status) = written {
+                debug!(error = status.message, "an event was not recorded");
+            }
+        })
+        .collect();
+    running.collect::<Vec<()>>().await;
+}

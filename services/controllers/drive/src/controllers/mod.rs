@@ -1,0 +1,10 @@
+//! The controllers: one file each.
+
+use crate::controller::Controller;
+
+mod replica_set;
+
+/// All controllers, new.
+pub fn all() -> Vec<Box<dyn Controller>> {
+    vec![Box::new(replica_set::ReplicaSets)]
+}
