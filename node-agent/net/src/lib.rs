@@ -17,6 +17,17 @@
 //!
 //! All of it happens in the network namespace of the calling process.
 
+mod apiserver;
+mod cni;
+mod command;
+mod conntrack;
+mod dns;
+mod health;
+mod host;
+mod nft;
+mod overlay;
+mod run;
+
 use std::future::Future;
 use std::io;
 use std::net::Ipv4Addr;
@@ -27,7 +38,8 @@ use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+
+pub use run::{cleanup, run};
 
 /// What this node's network is, and where it keeps its files. `new` has the defaults of a Galley cluster.
 #[derive(Debug, Clone)]
@@ -51,6 +63,9 @@ pub struct NetConfig {
     pub cni_state_dir: PathBuf,
     /// The resolvers for names outside the cluster.
     pub resolv_conf: PathBuf,
+    /// Whether `spec.externalIPs` of Services is followed. Off by default: anybody who may create a Service could take over an
+    /// address (CVE-2020-8554).
+    pub external_ips: bool,
 }
 
 impl NetConfig {
@@ -66,6 +81,7 @@ impl NetConfig {
             cni_conf_dir: "/etc/cni/net.d".into(),
             cni_state_dir: "/run/galley/cni".into(),
             resolv_conf: "/etc/resolv.conf".into(),
+            external_ips: false,
         }
     }
 
@@ -124,20 +140,3 @@ pub enum NetStatus {
     /// Not yet, or no longer, because of this.
     NotReady(String),
 }
-
-/// Runs the node's network until `shutdown` resolves.
-///
-/// `view` is `None` until the caller has listed Services, EndpointSlices and Nodes for the first time: what an earlier agent
-/// set up stays untouched until then. Failures are retried and told in `status`; nothing that fails here ends the agent.
-pub async fn run<D: Dialer>(
-    _config: NetConfig,
-    _view: watch::Receiver<Option<ClusterView>>,
-    _dialer: Arc<D>,
-    _status: watch::Sender<NetStatus>,
-    shutdown: impl Future<Output = ()> + Send,
-) {
-    shutdown.await;
-}
-
-/// Removes everything that [`run`] made: nftables tables, links, addresses, routes, the CNI network list.
-pub async fn cleanup(_config: &NetConfig) {}

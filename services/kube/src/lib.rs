@@ -3,8 +3,10 @@
 
 pub mod openapi;
 pub mod resource;
+pub mod schema;
 pub mod status;
 pub mod table;
 
 pub use resource::Resource;
+pub use schema::FieldValidation;
 pub use status::{Cause, FieldError, Reason, Status};
