@@ -2,6 +2,7 @@
 //! server-side apply, tables, discovery, OpenAPI, CRD schemas, and the `Status` errors clients match on.
 
 pub mod openapi;
+pub mod patch;
 pub mod resource;
 pub mod schema;
 pub mod status;

@@ -89,7 +89,13 @@ pub(super) fn load(data: &'static str) -> Schema {
         if let Some(rest) = line.strip_prefix("T ") {
             let mut words = rest.split(' ');
             let short_name = words.next().unwrap_or_default();
-            let mut ty = Type { short_name, fields: Vec::new(), atomic: false, kinds: Vec::new() };
+            let mut ty = Type {
+                short_name,
+                id: TypeId(types.len() as u16),
+                fields: Vec::new(),
+                atomic: false,
+                kinds: Vec::new(),
+            };
             for word in words {
                 match word.strip_prefix("gvk=") {
                     Some(kinds) => ty.kinds = kinds.split(',').collect(),

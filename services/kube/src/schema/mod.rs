@@ -38,6 +38,7 @@ impl TypeId {
 pub struct Type {
     /// `~core.v1.PodSpec`; `~` stands for `io.k8s.api.`.
     short_name: &'static str,
+    id: TypeId,
     /// Sorted by name.
     fields: Vec<Field>,
     /// Apply replaces it whole.
@@ -123,6 +124,11 @@ pub enum Ty {
 }
 
 impl Type {
+    /// Its place in the schema.
+    pub fn id(&self) -> TypeId {
+        self.id
+    }
+
     /// `io.k8s.api.core.v1.PodSpec`.
     pub fn name(&self) -> String {
         match self.short_name.strip_prefix('~') {
