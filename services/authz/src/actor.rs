@@ -25,4 +25,15 @@ impl Actor {
             extra: BTreeMap::new(),
         }
     }
+
+    /// The node that this is, for a kubelet's credential: `system:node:NAME` in the group `system:nodes`.
+    pub fn node(&self) -> Option<&str> {
+        let name = self.username.strip_prefix("system:node:").filter(|name| !name.is_empty())?;
+        self.groups.iter().any(|group| group == "system:nodes").then_some(name)
+    }
+
+    /// The service account that this is: namespace and name.
+    pub fn service_account(&self) -> Option<(&str, &str)> {
+        self.username.strip_prefix("system:serviceaccount:")?.split_once(':')
+    }
 }

@@ -1,13 +1,20 @@
-//! The verbs of one cluster's API.
+//! One cluster's API: what its verbs take and answer, and what they share. The verbs are in the modules of their names.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use galley_authz::Actor;
-use galley_kube::{Resource, Status};
-use galley_store::{ClusterStore, Object};
+use galley_kube::resource::{Catalog, builtin};
+use galley_kube::{FieldValidation, Resource, Status};
+use galley_store::{ClusterStore, CommitError, Object, ObjectKey};
 use galley_types::Clock;
+use parking_lot::Mutex;
 use serde_json::Value;
+
+use crate::convert;
+use crate::resources::Custom;
+use crate::settings::Settings;
+use crate::tokens::TokenSigner;
 
 /// What a write may say besides its body.
 #[derive(Debug, Clone, Default)]
@@ -22,16 +29,25 @@ pub struct WriteOptions {
     pub field_validation: FieldValidation,
 }
 
-/// `fieldValidation`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum FieldValidation {
-    /// Drop silently.
-    Ignore,
-    /// Drop with a `Warning` header.
-    #[default]
-    Warn,
-    /// 400.
-    Strict,
+/// The body of a write.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// JSON text: the only form in which duplicate fields are noticed.
+    Bytes(Bytes),
+    /// A tree, from a controller or from YAML.
+    Value(Value),
+}
+
+impl From<Value> for Body {
+    fn from(value: Value) -> Self {
+        Self::Value(value)
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
 }
 
 /// Which patch.
@@ -99,16 +115,52 @@ pub struct Written {
 }
 
 /// One cluster's API, behind authentication. Cheap to clone.
+///
+/// Make one for each loaded cluster and clone it: clones share the locks that keep Service addresses unique and quotas
+/// exact.
 #[derive(Debug, Clone)]
 pub struct ClusterApi {
-    store: Arc<ClusterStore>,
-    clock: Arc<dyn Clock>,
+    pub(crate) store: Arc<ClusterStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) signer: Option<Arc<dyn TokenSigner>>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What all clones of one cluster's API share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) custom: Custom,
+    /// Held from choosing a Service's addresses until they are committed.
+    pub(crate) services: tokio::sync::Mutex<()>,
+    /// By namespace: held from checking a quota until the object that uses it is committed.
+    quotas: Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Shared {
+    pub(crate) fn quota(&self, namespace: &str) -> Arc<tokio::sync::Mutex<()>> {
+        self.quotas.lock().entry(namespace.into()).or_default().clone()
+    }
 }
 
 impl ClusterApi {
     /// The API over a loaded cluster.
     pub fn new(store: Arc<ClusterStore>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock }
+        Self { store, clock, signer: None, settings: Arc::default(), shared: Arc::default() }
+    }
+
+    /// With what signs service account tokens.
+    #[must_use]
+    pub fn with_signer(mut self, signer: Arc<dyn TokenSigner>) -> Self {
+        self.signer = Some(signer);
+        self
+    }
+
+    /// With other address ranges than the defaults.
+    #[must_use]
+    pub fn with_settings(mut self, settings: Settings) -> Self {
+        self.settings = Arc::new(settings);
+        self
     }
 
     /// Reads and watches that need no pipeline.
@@ -122,64 +174,83 @@ impl ClusterApi {
     }
 
     /// A served resource by the name users type, in its storage version: `pods`, `deployments.apps`.
-    pub fn resource(&self, _name: &str) -> Option<Arc<Resource>> {
-        None
+    pub fn resource(&self, name: &str) -> Option<Arc<Resource>> {
+        builtin().storage(name).cloned().or_else(|| self.custom_resources().storage(name).cloned())
     }
 
-    /// Creates. `subresource`: `None`, or `binding`, `eviction`, `token` of the object that `name` names.
-    pub async fn create(
-        &self,
-        _actor: &Actor,
-        resource: &Resource,
-        namespace: &str,
-        _body: Value,
-        _options: &WriteOptions,
-    ) -> Result<Written, Status> {
-        Err(Status::not_found(&resource.group, &resource.plural, namespace))
+    /// A served resource by group, version and plural.
+    pub fn find_resource(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
+        let builtin = builtin().find(group, version, plural).cloned();
+        builtin.or_else(|| self.custom_resources().find(group, version, plural).cloned())
     }
 
-    /// Replaces the object (or its `status`, `scale`). A body without resourceVersion overwrites.
-    pub async fn update(
-        &self,
-        _actor: &Actor,
-        resource: &Resource,
-        namespace: &str,
-        _name: &str,
-        _subresource: Option<&str>,
-        _body: Value,
-        _options: &WriteOptions,
-    ) -> Result<Written, Status> {
-        Err(Status::not_found(&resource.group, &resource.plural, namespace))
+    /// A served resource by an object's apiVersion and kind.
+    pub fn find_kind(&self, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
+        let builtin = builtin().by_kind(api_version, kind).cloned();
+        builtin.or_else(|| self.custom_resources().by_kind(api_version, kind).cloned())
     }
 
-    /// Patches, and retries when somebody else wrote in between.
-    pub async fn patch(
-        &self,
-        _actor: &Actor,
-        resource: &Resource,
-        namespace: &str,
-        _name: &str,
-        _subresource: Option<&str>,
-        _patch: Patch,
-        _options: &WriteOptions,
-    ) -> Result<Written, Status> {
-        Err(Status::not_found(&resource.group, &resource.plural, namespace))
+    /// The resources that this cluster's CRDs serve.
+    pub fn custom_resources(&self) -> Arc<Catalog> {
+        self.shared.custom.catalog(&self.store)
     }
 
-    /// Deletes, or marks for deletion where finalizers or a grace period ask for it. The answer is the object as it is then.
-    pub async fn delete(
-        &self,
-        _actor: &Actor,
-        resource: &Resource,
-        namespace: &str,
-        _name: &str,
-        _options: &DeleteOptions,
-    ) -> Result<Written, Status> {
-        Err(Status::not_found(&resource.group, &resource.plural, namespace))
+    /// Every resource that this cluster serves.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.shared.custom.all(&self.store)
+    }
+
+    /// The key under which the store keeps an object of a resource.
+    pub fn key(&self, resource: &Resource, namespace: &str, name: &str) -> ObjectKey {
+        ObjectKey::new(&resource.name(), if resource.namespaced { namespace } else { "" }, name)
+    }
+
+    /// One object as it is stored, or 404.
+    pub fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
+        self.store
+            .get(&self.key(resource, namespace, name))
+            .ok_or_else(|| Status::not_found(&resource.group, &resource.plural, name))
     }
 
     /// The encoded body of an object in the version that `resource` serves.
-    pub fn encode(&self, object: &Object, _resource: &Resource) -> Result<Bytes, Status> {
-        Ok(object.body.clone())
+    pub fn encode(&self, object: &Object, resource: &Resource) -> Result<Bytes, Status> {
+        if convert::is_identity(resource, &object.body) {
+            return Ok(object.body.clone());
+        }
+        let mut value = object.value().map_err(Status::internal)?;
+        convert::from_storage(resource, &mut value);
+        serde_json::to_vec(&value).map(Bytes::from).map_err(Status::internal)
+    }
+
+    /// The object as a tree in the version that `resource` serves.
+    pub fn decode(&self, object: &Object, resource: &Resource) -> Result<Value, Status> {
+        let mut value = object.value().map_err(Status::internal)?;
+        if !convert::is_identity(resource, &object.body) {
+            convert::from_storage(resource, &mut value);
+        }
+        Ok(value)
+    }
+}
+
+/// The text of a lost race, which clients match on.
+pub(crate) const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+/// A refused commit as the answer to the request that asked for it.
+pub(crate) fn commit_status(resource: &Resource, name: &str, error: CommitError) -> Status {
+    match error {
+        CommitError::Exists(_) => Status::already_exists(&resource.group, &resource.plural, name),
+        CommitError::NotFound(_) => Status::not_found(&resource.group, &resource.plural, name),
+        CommitError::Conflict { .. } => Status::conflict(&resource.group, &resource.plural, name, MODIFIED),
+        CommitError::Unavailable(why) => {
+            tracing::warn!(why, "a write found the store unavailable");
+            let mut status = Status::new(
+                503,
+                galley_kube::Reason::ServiceUnavailable,
+                "the storage of this cluster is unavailable, please try again later",
+            );
+            status.retry_after_seconds = 1;
+            status
+        }
     }
 }

@@ -2,8 +2,31 @@
 //! store -> encode. No HTTP here: the API server calls it for clients, the controllers call it for themselves, so that a pod
 //! made by a ReplicaSet passes the same admission as one made with kubectl.
 
+mod admission;
 mod api;
+mod binding;
+mod convert;
+mod create;
+mod delete;
+mod encode;
+mod eviction;
+pub mod fields;
+mod names;
+mod resources;
+mod rules;
+pub mod scale;
+mod settings;
+mod strategy;
+#[cfg(test)]
+mod testing;
+mod time;
+mod tokens;
+mod update;
+pub mod value;
 
-pub use api::{
-    ClusterApi, DeleteOptions, FieldValidation, Patch, PatchKind, Preconditions, Propagation, WriteOptions, Written,
-};
+pub use admission::quota::{Usage, pod_resources, usage};
+pub use api::{Body, ClusterApi, DeleteOptions, Patch, PatchKind, Preconditions, Propagation, WriteOptions, Written};
+pub use binding::Binding;
+pub use galley_kube::FieldValidation;
+pub use settings::Settings;
+pub use tokens::{BoundObject, TokenClaims, TokenSigner};

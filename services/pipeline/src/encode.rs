@@ -1,0 +1,118 @@
+//! From a JSON tree to what the store keeps: the encoded halves around the resourceVersion, labels, selectable fields.
+//!
+//! The writer assigns the revision at commit, so the JSON is cut at the place where its digits go. `metadata` is written
+//! with `resourceVersion` last, its value left open.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use galley_kube::Status;
+use galley_store::{Draft, Labels, Object, ObjectKey};
+use galley_types::Revision;
+use serde_json::{Map, Value};
+
+use crate::fields;
+
+/// What the store needs to commit `value`.
+pub fn draft(key: ObjectKey, value: &Value) -> Result<Draft, Status> {
+    let (head, tail) = halves(value)?;
+    Ok(Draft {
+        uid: Arc::from(crate::value::text(value, "/metadata/uid")),
+        labels: labels(value),
+        fields: fields::of(&key.resource, value),
+        key,
+        head,
+        tail,
+    })
+}
+
+/// An object that is not stored: what a dry run would have written. `resourceVersion` stays as the body has it.
+pub fn unstored(key: ObjectKey, value: &Value) -> Result<Object, Status> {
+    let body = serde_json::to_vec(value).map_err(Status::internal)?;
+    let revision = crate::value::text(value, "/metadata/resourceVersion").parse().unwrap_or_default();
+    Ok(Object::load(
+        key.clone(),
+        Arc::from(crate::value::text(value, "/metadata/uid")),
+        Revision(revision),
+        labels(value),
+        fields::of(&key.resource, value),
+        body.into(),
+    ))
+}
+
+fn labels(value: &Value) -> Labels {
+    let Some(Value::Object(labels)) = value.pointer("/metadata/labels") else { return Labels::new() };
+    labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+fn halves(value: &Value) -> Result<(Bytes, Bytes), Status> {
+    let empty = Map::new();
+    let root = value.as_object().unwrap_or(&empty);
+    let metadata = root.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    let mut out = Vec::with_capacity(1024);
+    out.push(b'{');
+    // apiVersion and kind lead, so that a reader of raw bytes knows early what follows.
+    for key in ["apiVersion", "kind"] {
+        if let Some(value) = root.get(key) {
+            member(&mut out, key, value)?;
+        }
+    }
+    separator(&mut out);
+    out.extend_from_slice(b"\"metadata\":{");
+    for (key, value) in metadata {
+        if key != "resourceVersion" {
+            member(&mut out, key, value)?;
+        }
+    }
+    separator(&mut out);
+    out.extend_from_slice(b"\"resourceVersion\":\"");
+    let mut tail = Vec::with_capacity(1024);
+    tail.extend_from_slice(b"\"}");
+    for (key, value) in root {
+        if !matches!(key.as_str(), "apiVersion" | "kind" | "metadata") {
+            member(&mut tail, key, value)?;
+        }
+    }
+    tail.push(b'}');
+    Ok((out.into(), tail.into()))
+}
+
+fn separator(out: &mut Vec<u8>) {
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+}
+
+fn member(out: &mut Vec<u8>, key: &str, value: &Value) -> Result<(), Status> {
+    separator(out);
+    serde_json::to_writer(&mut *out, key).map_err(Status::internal)?;
+    out.push(b':');
+    serde_json::to_writer(&mut *out, value).map_err(Status::internal)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_committed_draft_is_the_value_with_its_revision() {
+        let value = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "\"}"}, "immutable": true,
+            "metadata": {"name": "x", "namespace": "y", "uid": "u", "labels": {"l": "v"}, "resourceVersion": "3"}});
+        let key = ObjectKey::new(&"configmaps".into(), "y", "x");
+        let object = Object::commit(draft(key, &value).unwrap(), Revision(77));
+        let mut expected = value;
+        expected["metadata"]["resourceVersion"] = json!("77");
+        assert_eq!(object.value().unwrap(), expected);
+        assert_eq!(object.labels.get("l").map(String::as_str), Some("v"));
+        assert_eq!(&*object.uid, "u");
+    }
+
+    #[test]
+    fn a_body_with_nothing_but_metadata_encodes() {
+        let key = ObjectKey::new(&"configmaps".into(), "y", "x");
+        let object = Object::commit(draft(key, &json!({})).unwrap(), Revision(1));
+        assert_eq!(object.value().unwrap(), json!({"metadata": {"resourceVersion": "1"}}));
+    }
+}

@@ -1,0 +1,115 @@
+//! Selectable fields: what `--field-selector` may name for each resource, beside `metadata.name` and
+//! `metadata.namespace`. They are kept beside the encoded bytes so that a selector never decodes an object.
+
+use galley_store::Fields;
+use galley_types::ResourceName;
+use serde_json::Value;
+
+/// Field label, JSON pointer of its value, and what an absent value reads as.
+type Row = (&'static str, &'static str, &'static str);
+
+const PODS: &[Row] = &[
+    ("spec.nodeName", "/spec/nodeName", ""),
+    ("spec.restartPolicy", "/spec/restartPolicy", ""),
+    ("spec.schedulerName", "/spec/schedulerName", ""),
+    ("spec.serviceAccountName", "/spec/serviceAccountName", ""),
+    ("spec.hostNetwork", "/spec/hostNetwork", "false"),
+    ("status.phase", "/status/phase", ""),
+    ("status.podIP", "/status/podIP", ""),
+    ("status.nominatedNodeName", "/status/nominatedNodeName", ""),
+];
+const EVENTS: &[Row] = &[
+    ("involvedObject.kind", "/involvedObject/kind", ""),
+    ("involvedObject.namespace", "/involvedObject/namespace", ""),
+    ("involvedObject.name", "/involvedObject/name", ""),
+    ("involvedObject.uid", "/involvedObject/uid", ""),
+    ("involvedObject.apiVersion", "/involvedObject/apiVersion", ""),
+    ("involvedObject.resourceVersion", "/involvedObject/resourceVersion", ""),
+    ("involvedObject.fieldPath", "/involvedObject/fieldPath", ""),
+    ("reason", "/reason", ""),
+    ("reportingComponent", "/reportingComponent", ""),
+    ("source", "/source/component", ""),
+    ("type", "/type", ""),
+];
+
+fn rows(resource: &str) -> &'static [Row] {
+    match resource {
+        "pods" => PODS,
+        "events" | "events.events.k8s.io" => EVENTS,
+        "secrets" => &[("type", "/type", "")],
+        "namespaces" => &[("status.phase", "/status/phase", "")],
+        "nodes" => &[("spec.unschedulable", "/spec/unschedulable", "false")],
+        "services" => &[("spec.clusterIP", "/spec/clusterIP", ""), ("spec.type", "/spec/type", "")],
+        "jobs.batch" => &[("status.successful", "/status/succeeded", "0")],
+        "replicasets.apps" | "replicationcontrollers" => &[("status.replicas", "/status/replicas", "0")],
+        "certificatesigningrequests.certificates.k8s.io" | "clustertrustbundles.certificates.k8s.io" => {
+            &[("spec.signerName", "/spec/signerName", "")]
+        }
+        "podcertificaterequests.certificates.k8s.io" => &[
+            ("spec.signerName", "/spec/signerName", ""),
+            ("spec.podName", "/spec/podName", ""),
+            ("spec.nodeName", "/spec/nodeName", ""),
+        ],
+        "resourceslices.resource.k8s.io" => {
+            &[("spec.nodeName", "/spec/nodeName", ""), ("spec.driver", "/spec/driver", "")]
+        }
+        _ => &[],
+    }
+}
+
+/// The selectable fields of an object; those that read as empty are left out.
+pub fn of(resource: &ResourceName, value: &Value) -> Fields {
+    rows(resource.as_str())
+        .iter()
+        .filter_map(|(label, pointer, absent)| {
+            let text = match value.pointer(pointer) {
+                Some(Value::String(text)) => text.clone(),
+                Some(Value::Null) | None => (*absent).to_owned(),
+                Some(other) => other.to_string(),
+            };
+            (!text.is_empty()).then(|| ((*label).to_owned(), text))
+        })
+        .collect()
+}
+
+/// The name under which a field label is kept, or `None` when the resource does not support it.
+/// `events.k8s.io` names the same fields after its own schema.
+pub fn canonical(resource: &ResourceName, label: &str) -> Option<String> {
+    if matches!(label, "metadata.name" | "metadata.namespace") {
+        return Some(label.to_owned());
+    }
+    let wanted = match (resource.plural(), label) {
+        ("events", "reportingController") => "reportingComponent".to_owned(),
+        ("events", label) => match label.strip_prefix("regarding.") {
+            Some(rest) => format!("involvedObject.{rest}"),
+            None => label.to_owned(),
+        },
+        ("namespaces", "name") => return Some("metadata.name".to_owned()),
+        _ => label.to_owned(),
+    };
+    rows(resource.as_str()).iter().any(|(known, _, _)| *known == wanted).then_some(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn absent_values_read_as_their_defaults() {
+        let fields = of(&"nodes".into(), &json!({"spec": {}}));
+        assert_eq!(fields.get("spec.unschedulable").map(String::as_str), Some("false"));
+        let fields = of(&"pods".into(), &json!({"spec": {"nodeName": "n"}, "status": {"phase": "Running"}}));
+        assert_eq!(fields.get("spec.nodeName").map(String::as_str), Some("n"));
+        assert!(!fields.contains_key("status.podIP"));
+    }
+
+    #[test]
+    fn labels_of_events_are_known_in_both_groups() {
+        let events: ResourceName = "events".into();
+        assert_eq!(canonical(&events, "regarding.name").as_deref(), Some("involvedObject.name"));
+        assert_eq!(canonical(&events, "involvedObject.name").as_deref(), Some("involvedObject.name"));
+        assert_eq!(canonical(&events, "spec.x"), None);
+    }
+}
