@@ -98,7 +98,7 @@ enum Refusal {
 impl Refusal {
     fn verdict(self) -> String {
         match self {
-            Self::Reject => "goto reject".into(),
+            Self::Reject => "goto refuse".into(),
             Self::Drop => "drop".into(),
         }
     }
@@ -138,7 +138,7 @@ fn skeleton(options: &ProxyOptions) -> Ruleset {
     } else {
         format!("ip saddr != {} ", set_of(&options.pod_cidrs))
     };
-    rules.chain("reject", vec!["reject".into()]);
+    rules.chain("refuse", vec!["reject".into()]);
     rules.chain(
         "services",
         vec![
@@ -183,7 +183,7 @@ fn skeleton(options: &ProxyOptions) -> Ruleset {
         vec![
             format!("ct state new {ip_key} vmap @no-endpoint-ips"),
             // What still has a Service's address here is for a port that no Service has.
-            "ct state new ip daddr @cluster-ips goto reject".into(),
+            "ct state new ip daddr @cluster-ips goto refuse".into(),
             format!("ct state new ip daddr {} drop", options.service_cidr),
         ],
     );
@@ -193,7 +193,7 @@ fn skeleton(options: &ProxyOptions) -> Ruleset {
         "type filter hook output priority -90; policy accept;",
         vec![
             format!("ct state new {ip_key} vmap @no-endpoint-ips"),
-            "ct state new ip daddr @cluster-ips goto reject".into(),
+            "ct state new ip daddr @cluster-ips goto refuse".into(),
         ],
     );
     rules
