@@ -1,11 +1,28 @@
 //! One cluster's objects: reads from the owner's cache, writes through the shard's writer.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use galley_types::{ClusterId, Revision};
+use galley_types::{ClusterId, ResourceName, Revision, TenantId};
+use jiff::Timestamp;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+use crate::backend::{Backend, ChangesQuery, Mark};
+use crate::cache::{self, State};
+use crate::codec;
+use crate::config::StoreConfig;
+use crate::crypto::DataKey;
+use crate::error::StoreError;
 use crate::object::{Draft, Object, ObjectKey};
-use crate::watch::{Scope, Watch, WatchEnd};
+use crate::plan::Request;
+use crate::registry::{self, Cluster, ClusterKeys};
+use crate::shard::Shard;
+use crate::watch::{Event, Scope, Watch, WatchEnd};
+
+/// Changes read at once when a list is rolled back.
+const ROLLBACK_PAGE: usize = 2000;
 
 /// A change to one object. Each is all or nothing; several sent together share a batch, not a fate.
 #[derive(Debug, Clone)]
@@ -62,59 +79,141 @@ pub struct Listing {
 }
 
 /// A loaded cluster. Cheap to clone through its `Arc`; holding one keeps the cluster's cache in memory.
+///
+/// Reads answer from memory, which is the truth while this process holds the cluster's shard. [`crate::Store::cluster`]
+/// checks that it does: get the cluster there for each request rather than keeping it.
 #[derive(Debug)]
 pub struct ClusterStore {
-    id: ClusterId,
+    pub(crate) loaded: Arc<Loaded>,
+}
+
+/// What a cluster's readers, watchers and writer share.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub id: ClusterId,
+    pub tenant: TenantId,
+    pub info: Cluster,
+    pub key: DataKey,
+    pub state: RwLock<State>,
+    pub shard: Arc<Shard>,
+    pub backend: Arc<dyn Backend>,
+    pub settings: Arc<StoreConfig>,
+    pub segment: Mutex<Segment>,
+    /// How far controllers are, until it is written down.
+    pub mark: Mutex<Option<Mark>>,
+    /// Milliseconds after the store was opened.
+    pub used: AtomicU64,
+}
+
+/// The segment of `changes` that the cluster last wrote to, and the first revision in it.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub index: i64,
+    pub floor: Revision,
+}
+
+impl Write {
+    /// About how large it is.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Create(draft) | Self::Update { draft, .. } => draft.head.len() + draft.tail.len(),
+            Self::Delete { .. } => 0,
+        }
+    }
+
+    fn resource(&self) -> &ResourceName {
+        match self {
+            Self::Create(draft) | Self::Update { draft, .. } => &draft.key.resource,
+            Self::Delete { key, .. } => &key.resource,
+        }
+    }
 }
 
 impl ClusterStore {
     /// Which cluster.
     pub fn id(&self) -> ClusterId {
-        self.id
+        self.loaded.id
+    }
+
+    /// Its tenant, names and addresses.
+    pub fn info(&self) -> &Cluster {
+        &self.loaded.info
     }
 
     /// The newest committed revision.
     pub fn revision(&self) -> Revision {
-        Revision(0)
+        self.loaded.state.read().revision()
     }
 
     /// One object, consistent with every write acknowledged before the call.
-    pub fn get(&self, _key: &ObjectKey) -> Option<Arc<Object>> {
-        None
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<Object>> {
+        self.loaded.state.read().get(key).cloned()
     }
 
     /// All objects in scope, consistent with every write acknowledged before the call.
-    pub fn list(&self, _scope: &Scope) -> Listing {
-        Listing { revision: self.revision(), objects: Vec::new() }
+    pub fn list(&self, scope: &Scope) -> Listing {
+        let state = self.loaded.state.read();
+        Listing { revision: state.revision(), objects: state.list(scope) }
+    }
+
+    /// How many objects are in scope.
+    pub fn count(&self, scope: &Scope) -> usize {
+        self.loaded.state.read().count(scope)
+    }
+
+    /// Resources that have objects: what is left to delete in a namespace, or to collect.
+    pub fn resources(&self) -> Vec<ResourceName> {
+        self.loaded.state.read().resources()
     }
 
     /// All objects in scope as they were at `revision` (a chunked list's later pages). Expired past the retention.
-    pub async fn list_at(&self, _scope: &Scope, revision: Revision) -> Result<Listing, WatchEnd> {
-        Ok(Listing { revision, objects: Vec::new() })
+    pub async fn list_at(&self, scope: &Scope, revision: Revision) -> Result<Listing, WatchEnd> {
+        let (mut namespaces, reached, revision) = {
+            let state = self.loaded.state.read();
+            let revision = revision.min(state.revision());
+            if revision == state.revision() {
+                return Ok(Listing { revision, objects: state.list(scope) });
+            }
+            let (namespaces, reached) = state.rolled_back(scope, revision);
+            (namespaces, reached, revision)
+        };
+        if reached > revision {
+            if !codec::is_logged(&scope.resource) {
+                return Err(WatchEnd::Expired { asked: revision, oldest: reached });
+            }
+            let mut newer = Vec::new();
+            let mut read = revision;
+            while read < reached {
+                let (events, up_to) = self.loaded.changes(scope, read, reached, ROLLBACK_PAGE).await?;
+                newer.extend(events);
+                read = up_to;
+            }
+            newer.iter().rev().for_each(|event| cache::undo(&mut namespaces, event));
+        }
+        let objects = namespaces.into_values().flat_map(|names| names.into_values()).collect();
+        Ok(Listing { revision, objects })
     }
 
     /// Every change in scope after `from`.
-    pub async fn watch(&self, _scope: Scope, from: Revision) -> Result<Watch, WatchEnd> {
-        Err(WatchEnd::Expired { asked: from, oldest: self.revision() })
+    pub async fn watch(&self, scope: Scope, from: Revision) -> Result<Watch, WatchEnd> {
+        Watch::open(self.loaded.clone(), scope, from).await
     }
 
     /// Every object of every resource at one revision: what controllers build their view from.
     pub fn list_all(&self) -> Listing {
-        Listing { revision: self.revision(), objects: Vec::new() }
+        let state = self.loaded.state.read();
+        Listing { revision: state.revision(), objects: state.list_all() }
     }
 
     /// Every change to every resource after `from`: an event for each revision, in order, none left out, so that a reader
-    /// knows that it has seen a write of its own.
+    /// knows that it has seen a write of its own. From memory only: `Expired` before that, and the reader lists again.
     pub async fn watch_all(&self, from: Revision) -> Result<Watch, WatchEnd> {
-        Err(WatchEnd::Expired { asked: from, oldest: self.revision() })
+        let everything = Scope { resource: cache::everything(), namespace: None };
+        Watch::open(self.loaded.clone(), everything, from).await
     }
 
-    /// The controllers have nothing left to do for all changes up to `revision`, and nothing to do before `wake_at`
-    /// (`None`: until something changes). Cheap, called often: the store persists the newest report when it unloads the
-    /// cluster or from time to time; an older persisted report only means that the cluster is loaded needlessly.
-    pub fn settled(&self, _revision: Revision, _wake_at: Option<jiff::Timestamp>) {}
-
-    /// Commits one write: durable when this returns `Ok`. For `Delete` the answer is the last state.
+    /// Commits one write: durable when this returns `Ok`. For `Delete` the answer is the last state, with the deletion's
+    /// revision.
     pub async fn commit(&self, write: Write) -> Result<Arc<Object>, CommitError> {
         let mut answers = self.commit_all(vec![write]).await;
         answers.pop().unwrap_or_else(|| Err(CommitError::Unavailable("no answer".into())))
@@ -122,6 +221,87 @@ impl ClusterStore {
 
     /// Commits several writes in one batch, answering each in order.
     pub async fn commit_all(&self, writes: Vec<Write>) -> Vec<Result<Arc<Object>, CommitError>> {
-        writes.into_iter().map(|_| Err(CommitError::Unavailable("not open".into()))).collect()
+        let count = writes.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let quiet = writes.iter().all(|write| {
+            let resource = write.resource();
+            !codec::is_logged(resource) || codec::is_event(resource)
+        });
+        let lanes = &self.loaded.shard.lanes;
+        let lane = if quiet { &lanes.background } else { &lanes.tenant };
+        let (answer, answers) = oneshot::channel();
+        let request = Request { cluster: self.loaded.clone(), writes, answer };
+        let unavailable = || vec![Err(CommitError::Unavailable("the shard is lost".into())); count];
+        if lane.send(request).await.is_err() {
+            return unavailable();
+        }
+        answers.await.unwrap_or_else(|_| unavailable())
+    }
+
+    /// The controllers have nothing left to do for all changes up to `revision`, and nothing to do before `wake_at`
+    /// (`None`: until something changes). Cheap, called often: the newest report is written down within seconds, and before
+    /// the cluster is unloaded; an older persisted report only means that the cluster is loaded needlessly.
+    pub fn settled(&self, revision: Revision, wake_at: Option<Timestamp>) {
+        *self.loaded.mark.lock() = Some(Mark { cluster: self.loaded.id, revision, wake_at });
+    }
+
+    /// Whether reads are still the truth (see [`ClusterStore`]).
+    pub fn is_current(&self) -> bool {
+        self.loaded.shard.is_held(Instant::now()) && !self.loaded.state.read().is_closed()
+    }
+
+    /// The cluster's private keys.
+    pub async fn keys(&self) -> Result<ClusterKeys, StoreError> {
+        let row = self.loaded.backend.cluster_get(None, self.loaded.id).await?;
+        let row = row.ok_or(StoreError::ClusterNotFound(self.loaded.id))?;
+        registry::open_keys(&self.loaded.key, &row.sealed)
+    }
+}
+
+impl Loaded {
+    /// The first revision of the segment that the next write goes to.
+    pub(crate) fn segment_floor(&self, index: i64, next: Revision) -> Revision {
+        let mut segment = self.segment.lock();
+        if segment.index != index {
+            *segment = Segment { index, floor: next };
+        }
+        segment.floor
+    }
+
+    /// A page of logged events after `after`, and how far it reaches.
+    pub(crate) async fn changes(
+        &self,
+        scope: &Scope,
+        after: Revision,
+        until: Revision,
+        limit: usize,
+    ) -> Result<(Vec<Arc<Event>>, Revision), WatchEnd> {
+        let query = ChangesQuery { cluster: self.id, scope: scope.clone(), after, until, limit };
+        let page = self.backend.changes(query).await.map_err(|error| self.unreadable(error.into()))?;
+        if page.compacted > after {
+            return Err(WatchEnd::Expired { asked: after, oldest: page.compacted });
+        }
+        let full = page.rows.len() >= limit;
+        let mut events = Vec::with_capacity(page.rows.len());
+        for row in page.rows {
+            events.push(Arc::new(codec::event_from(&self.key, row).map_err(|error| self.unreadable(error))?));
+        }
+        let reached = events.last().filter(|_| full).map_or(until, |event| event.object.revision);
+        Ok((events, reached))
+    }
+
+    fn unreadable(&self, error: StoreError) -> WatchEnd {
+        tracing::warn!(cluster = %self.id, error = &error as &dyn std::error::Error, "changes cannot be read");
+        WatchEnd::Closing
+    }
+
+    /// Ends its watches; refuses its writes.
+    pub(crate) fn close(&self) {
+        let wake = self.state.write().close();
+        for sender in wake {
+            sender.send_replace(());
+        }
     }
 }

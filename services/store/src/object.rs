@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use galley_types::{ResourceName, Revision};
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 /// Labels of an object.
@@ -66,6 +67,10 @@ pub struct Object {
     pub fields: Fields,
     /// The whole object as JSON in its storage version, `resourceVersion` included.
     pub body: Bytes,
+    /// Where the digits of `metadata.resourceVersion` start in `body`: a deletion puts its own revision there.
+    revision_at: u32,
+    /// When this version was committed: what a time to live counts from.
+    written: Timestamp,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -85,15 +90,16 @@ pub struct DecodeError {
 impl Object {
     /// The version of `draft` that `revision` commits.
     pub fn commit(draft: Draft, revision: Revision) -> Self {
-        let digits = revision.to_string();
-        let mut body = Vec::with_capacity(draft.head.len() + digits.len() + draft.tail.len());
-        body.extend_from_slice(&draft.head);
-        body.extend_from_slice(digits.as_bytes());
-        body.extend_from_slice(&draft.tail);
-        Self::load(draft.key, draft.uid, revision, draft.labels, draft.fields, body.into())
+        Self::commit_at(draft, revision, Timestamp::UNIX_EPOCH)
     }
 
-    /// An object read back from Postgres.
+    pub(crate) fn commit_at(draft: Draft, revision: Revision, written: Timestamp) -> Self {
+        let body = splice(&draft.head, revision, &draft.tail);
+        let revision_at = offset(draft.head.len());
+        Self::restore(draft.key, draft.uid, revision, draft.labels, draft.fields, body, revision_at, written)
+    }
+
+    /// An object whose encoded form is at hand. The place of its resourceVersion is looked for in `body`.
     pub fn load(
         key: ObjectKey,
         uid: Arc<str>,
@@ -102,7 +108,60 @@ impl Object {
         fields: Fields,
         body: Bytes,
     ) -> Self {
-        Self { key, uid, revision, labels, fields, body, typed: OnceLock::new() }
+        let pattern = format!("\"resourceVersion\":\"{revision}\"");
+        let found = body.windows(pattern.len()).position(|window| window == pattern.as_bytes());
+        let revision_at = offset(found.map_or(0, |at| at + "\"resourceVersion\":\"".len()));
+        Self::restore(key, uid, revision, labels, fields, body, revision_at, Timestamp::UNIX_EPOCH)
+    }
+
+    pub(crate) fn restore(
+        key: ObjectKey,
+        uid: Arc<str>,
+        revision: Revision,
+        labels: Labels,
+        fields: Fields,
+        body: Bytes,
+        revision_at: u32,
+        written: Timestamp,
+    ) -> Self {
+        Self { key, uid, revision, labels, fields, body, revision_at, written, typed: OnceLock::new() }
+    }
+
+    pub(crate) fn revision_at(&self) -> u32 {
+        self.revision_at
+    }
+
+    pub(crate) fn written(&self) -> Timestamp {
+        self.written
+    }
+
+    /// The last state of an object that `revision` deletes: the same bytes, with the deletion's resourceVersion.
+    pub(crate) fn deleted_by(&self, revision: Revision) -> Self {
+        let at = self.revision_at as usize;
+        let body = if at == 0 {
+            self.body.clone()
+        } else {
+            let digits = self.body[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+            splice(&self.body[..at], revision, &self.body[at + digits..])
+        };
+        Self::restore(
+            self.key.clone(),
+            self.uid.clone(),
+            revision,
+            self.labels.clone(),
+            self.fields.clone(),
+            body,
+            self.revision_at,
+            self.written,
+        )
+    }
+
+    /// About how much memory this version takes, in bytes.
+    pub(crate) fn footprint(&self) -> usize {
+        // The struct, its reference counts, its slot in the ordered map and the allocator's rounding.
+        const FIXED: usize = 400;
+        let pairs = self.labels.iter().chain(&self.fields).map(|(name, value)| name.len() + value.len() + 64);
+        FIXED + self.body.len() + pairs.sum::<usize>()
     }
 
     /// The object decoded as `T` (a `k8s-openapi` type). Decoded once and kept beside the bytes while controllers use one
@@ -130,6 +189,20 @@ impl Object {
             source,
         })
     }
+}
+
+fn splice(head: &[u8], revision: Revision, tail: &[u8]) -> Bytes {
+    let digits = revision.to_string();
+    let mut body = Vec::with_capacity(head.len() + digits.len() + tail.len());
+    body.extend_from_slice(head);
+    body.extend_from_slice(digits.as_bytes());
+    body.extend_from_slice(tail);
+    body.into()
+}
+
+/// Request bodies end at 3 MiB, so an offset fits.
+fn offset(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(0)
 }
 
 impl std::fmt::Debug for Object {

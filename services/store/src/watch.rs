@@ -2,11 +2,17 @@
 //!
 //! A watcher is a cursor into the cluster's shared log: an event is kept and encoded once, however many watch it.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use galley_types::{ResourceName, Revision};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
+use crate::cache::{Advance, Start};
+use crate::cluster::Loaded;
+use crate::codec;
 use crate::object::Object;
 
 /// What is watched or listed: one resource, in one namespace or in all.
@@ -70,15 +76,147 @@ pub enum WatchEnd {
     Closing,
 }
 
+/// Events taken from the shared log under one lock.
+const TAKE: usize = 256;
+/// Changes read from Postgres at once.
+const PAGE: usize = 500;
+
 /// A cursor into the log. Dropping it ends the watch.
+///
+/// ```text
+///  resume point older than memory       Postgres' `changes`, page by page
+///                 └────────────────────────────┬────────────────────────┘
+///                                              v  (caught up with the log's floor)
+///  resume point in memory ──────────> the cluster's shared log ──> next()
+/// ```
 #[derive(Debug)]
 pub struct Watch {
-    _private: (),
+    cluster: Arc<Loaded>,
+    scope: Scope,
+    kind: usize,
+    source: Source,
+    wake: watch::Receiver<()>,
+    buffer: VecDeque<Arc<Event>>,
+    /// Everything in scope up to here was handed out.
+    delivered: Revision,
+    progress_due: Instant,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// Reads `changes`; has read up to this revision.
+    Changes(Revision),
+    /// Reads the log at this position.
+    Log(u64),
 }
 
 impl Watch {
+    pub(crate) async fn open(cluster: Arc<Loaded>, scope: Scope, from: Revision) -> Result<Self, WatchEnd> {
+        let entry = cluster.state.write().enter(&scope.resource, from);
+        let source = match entry.start {
+            Start::Log(position) => Source::Log(position),
+            Start::Before(floor) if !codec::is_logged(&scope.resource) => {
+                return Err(WatchEnd::Expired { asked: from, oldest: floor });
+            }
+            Start::Before(_) => Source::Changes(from),
+        };
+        let progress_due = Instant::now() + cluster.settings.progress;
+        let mut watch = Self {
+            cluster,
+            scope,
+            kind: entry.kind,
+            source,
+            wake: entry.wake,
+            buffer: VecDeque::new(),
+            delivered: from,
+            progress_due,
+        };
+        if let Source::Changes(from) = watch.source {
+            // The first page now: an expired revision is answered before the watch begins.
+            watch.page(from).await?;
+        }
+        Ok(watch)
+    }
+
     /// The next change in scope, or progress when `Watch::progress` is due. Cancel-safe.
     pub async fn next(&mut self) -> Result<WatchItem, WatchEnd> {
-        std::future::pending().await
+        loop {
+            if Instant::now() >= self.progress_due {
+                self.progress_due = Instant::now() + self.cluster.settings.progress;
+                if let Some(item) = self.progress()? {
+                    return Ok(item);
+                }
+            }
+            if let Some(event) = self.buffer.pop_front() {
+                self.delivered = event.object.revision;
+                return Ok(WatchItem::Event(event));
+            }
+            if let Source::Changes(read) = self.source {
+                self.page(read).await?;
+                continue;
+            }
+            // Seen before looking, so that a change after the look wakes.
+            self.wake.borrow_and_update();
+            match self.take()? {
+                Advance::Quiet(_) => {
+                    tokio::select! {
+                        biased;
+                        _ = self.wake.changed() => {}
+                        () = tokio::time::sleep_until(self.progress_due) => {}
+                    }
+                }
+                Advance::Events | Advance::Behind | Advance::Closed => {}
+            }
+        }
+    }
+
+    /// How far this watch is, if more can be said than the last event said.
+    fn progress(&mut self) -> Result<Option<WatchItem>, WatchEnd> {
+        if self.buffer.is_empty()
+            && let Source::Log(_) = self.source
+            && let Advance::Quiet(revision) = self.take()?
+        {
+            self.delivered = self.delivered.max(revision);
+            return Ok(Some(WatchItem::Progress(self.delivered)));
+        }
+        Ok(Some(WatchItem::Progress(self.delivered)))
+    }
+
+    fn take(&mut self) -> Result<Advance, WatchEnd> {
+        let Source::Log(position) = &mut self.source else {
+            return Ok(Advance::Events);
+        };
+        let state = self.cluster.state.read();
+        let namespace = self.scope.namespace.as_deref();
+        match state.advance(self.kind, namespace, self.delivered, position, &mut self.buffer, TAKE) {
+            Advance::Behind => Err(WatchEnd::TooSlow),
+            Advance::Closed => Err(WatchEnd::Closing),
+            found @ (Advance::Events | Advance::Quiet(_)) => Ok(found),
+        }
+    }
+
+    /// Reads the next page of `changes`, and moves to the log when it has caught up.
+    async fn page(&mut self, read: Revision) -> Result<(), WatchEnd> {
+        let (start, revision) = {
+            let state = self.cluster.state.read();
+            if state.is_closed() {
+                return Err(WatchEnd::Closing);
+            }
+            state.reenter(self.kind, read)
+        };
+        let until = match start {
+            Start::Log(position) => {
+                self.source = Source::Log(position);
+                return Ok(());
+            }
+            Start::Before(_) => revision,
+        };
+        let (events, read) = self.cluster.changes(&self.scope, read, until, PAGE).await?;
+        self.buffer.extend(events);
+        self.source = match self.cluster.state.read().reenter(self.kind, read).0 {
+            Start::Log(position) => Source::Log(position),
+            Start::Before(_) => Source::Changes(read),
+        };
+        Ok(())
     }
 }

@@ -1,0 +1,81 @@
+//! What an operator may turn, with defaults and their reasons.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::crypto::KeyWrapper;
+
+/// Changes are kept in partitions of this many seconds. Fixed: partitions of two widths would overlap. A quarter of the
+/// default retention, so that at most a quarter more than asked is kept.
+pub(crate) const SEGMENT_SECONDS: i64 = 900;
+
+/// How to open a store.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// `postgres://...`
+    pub database_url: String,
+    /// Names this process in lease rows. The same name after a restart takes its shards back at once, so it must be unique
+    /// among running processes and should survive a restart.
+    pub holder: String,
+    /// How many shards there are. Each is one writer: its commits are serial, and commits of several shards share disk
+    /// syncs. Four keep a small Postgres' cores busy while batches stay large; an idle shard costs a task and a lease row.
+    /// May grow (new clusters spread over all), never shrink.
+    pub shards: u32,
+    /// How long changes stay resumable.
+    pub retention: Duration,
+    /// How long a lease lasts without renewal: also how long another replica waits before it takes over from a dead one.
+    pub lease: Duration,
+    /// How often leases are renewed; at most a third of `lease`, so that two lost renewals are survived.
+    pub lease_renewal: Duration,
+    /// What may stay in memory.
+    pub cache: CacheLimits,
+    /// How often a watch says how far it is.
+    pub progress: Duration,
+    /// How long Events live after they are last written; Kubernetes' `--event-ttl` default.
+    pub event_ttl: Duration,
+    /// Upper bound for each commit before its outcome counts as unknown.
+    pub commit_timeout: Duration,
+    /// Connections beside the one that each shard's writer has.
+    pub connections: u32,
+    /// Wraps clusters' data keys.
+    pub master_key: Arc<dyn KeyWrapper>,
+}
+
+impl StoreConfig {
+    /// The defaults.
+    pub fn new(database_url: impl Into<String>, holder: impl Into<String>, master_key: Arc<dyn KeyWrapper>) -> Self {
+        Self {
+            database_url: database_url.into(),
+            holder: holder.into(),
+            shards: 4,
+            retention: Duration::from_secs(3600),
+            lease: Duration::from_secs(15),
+            lease_renewal: Duration::from_secs(4),
+            cache: CacheLimits::default(),
+            progress: Duration::from_secs(10),
+            event_ttl: Duration::from_secs(3600),
+            commit_timeout: Duration::from_secs(10),
+            connections: 8,
+            master_key,
+        }
+    }
+}
+
+/// What may stay in memory.
+#[derive(Debug, Clone)]
+pub struct CacheLimits {
+    /// All clusters together. Beyond it, unused clusters go before their time, then event logs are halved.
+    pub bytes: usize,
+    /// A cluster that nobody holds or asks for this long is unloaded.
+    pub idle: Duration,
+    /// Newest events kept for each resource of a cluster.
+    pub log_events: usize,
+    /// Newest events kept for each resource of a cluster, in bytes: how far a watcher may fall behind before it is cut off.
+    pub log_bytes: usize,
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self { bytes: 2 << 30, idle: Duration::from_secs(300), log_events: 16_384, log_bytes: 16 << 20 }
+    }
+}

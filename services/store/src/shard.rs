@@ -1,0 +1,87 @@
+//! One ownership of a shard: from winning its lease to losing it. A shard that is won again is a new [`Shard`], with new
+//! caches, so nothing of an earlier ownership can be served or written.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use galley_types::ShardId;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::backend::Fence;
+use crate::plan::Request;
+
+/// Requests that may wait for a writer. Beyond it, callers wait before they queue.
+const QUEUE: usize = 8192;
+
+#[derive(Debug)]
+pub(crate) struct Shard {
+    id: ShardId,
+    epoch: AtomicI64,
+    lost: AtomicBool,
+    /// By this process' monotonic clock, counted from before the renewal was sent: never later than in the database.
+    lease_ends: Mutex<Instant>,
+    /// Held while the lease is renewed or its epoch raised, so that the two do not take each other for a stranger.
+    pub lease: tokio::sync::Mutex<()>,
+    pub lanes: Lanes,
+}
+
+/// Two queues, so that heartbeats and Events wait for tenants' writes and not the other way round.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    pub tenant: mpsc::Sender<Request>,
+    pub background: mpsc::Sender<Request>,
+}
+
+/// The writer's ends.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    pub tenant: mpsc::Receiver<Request>,
+    pub background: mpsc::Receiver<Request>,
+}
+
+impl Shard {
+    pub(crate) fn new(fence: Fence, lease_ends: Instant) -> (Self, Queues) {
+        let (tenant, tenant_queue) = mpsc::channel(QUEUE);
+        let (background, background_queue) = mpsc::channel(QUEUE);
+        let shard = Self {
+            id: fence.shard,
+            epoch: AtomicI64::new(fence.epoch),
+            lost: AtomicBool::new(false),
+            lease_ends: Mutex::new(lease_ends),
+            lease: tokio::sync::Mutex::new(()),
+            lanes: Lanes { tenant, background },
+        };
+        (shard, Queues { tenant: tenant_queue, background: background_queue })
+    }
+
+    pub(crate) fn id(&self) -> ShardId {
+        self.id
+    }
+
+    pub(crate) fn fence(&self) -> Fence {
+        Fence { shard: self.id, epoch: self.epoch.load(Ordering::Acquire) }
+    }
+
+    pub(crate) fn raised(&self, fence: Fence, lease_ends: Instant) {
+        self.epoch.store(fence.epoch, Ordering::Release);
+        *self.lease_ends.lock() = lease_ends;
+    }
+
+    pub(crate) fn renewed(&self, lease_ends: Instant) {
+        *self.lease_ends.lock() = lease_ends;
+    }
+
+    pub(crate) fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Whether the cache may be read as the truth: nobody else can have written yet.
+    pub(crate) fn is_held(&self, now: Instant) -> bool {
+        !self.is_lost() && now < *self.lease_ends.lock()
+    }
+}

@@ -1,0 +1,352 @@
+//! The store of one process: which shards it owns, and which clusters it has in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use galley_types::{Clock, ClusterId, ShardId};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::backend::{Backend, Fence, Unsettled};
+use crate::cache::State;
+use crate::cluster::{ClusterStore, Loaded, Segment};
+use crate::codec;
+use crate::config::StoreConfig;
+use crate::crypto::DataKey;
+use crate::error::StoreError;
+use crate::notice::{Notice, Notices};
+use crate::registry::{ClusterState, records::ClusterRow};
+use crate::shard::Shard;
+use crate::writer::{self, Writer};
+
+/// Every cluster's objects, and the rows beside them. Cheap to clone; background work ends with the last clone, or with
+/// [`Store::close`], which also hands the shards over at once.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) config: Arc<StoreConfig>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) notices: Arc<Notices>,
+    opened: Instant,
+    shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
+    clusters: RwLock<HashMap<ClusterId, Arc<ClusterStore>>>,
+    /// One load of a cluster at a time.
+    loads: Mutex<HashMap<ClusterId, Arc<tokio::sync::Mutex<()>>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Store {
+    /// Opens the store on Postgres: brings its schema up to date, and takes the shards that are free.
+    pub async fn open(_config: StoreConfig, _clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    pub(crate) async fn start(
+        backend: Arc<dyn Backend>,
+        config: StoreConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        backend.shards_ensure(config.shards).await?;
+        let inner = Arc::new(Inner {
+            backend,
+            config: Arc::new(config),
+            clock,
+            notices: Arc::default(),
+            opened: Instant::now(),
+            shards: RwLock::default(),
+            clusters: RwLock::default(),
+            loads: Mutex::default(),
+            tasks: Mutex::default(),
+        });
+        inner.lease_acquire().await?;
+        let leases = tokio::spawn(crate::upkeep::leases(Arc::downgrade(&inner)));
+        let house = tokio::spawn(crate::upkeep::house(Arc::downgrade(&inner)));
+        inner.tasks.lock().extend([leases, house]);
+        Ok(Self { inner })
+    }
+
+    /// The cluster, loaded if need be. Call it for each request: it is a map lookup, and it is what guarantees that the
+    /// cache is the truth now.
+    pub async fn cluster(&self, id: ClusterId) -> Result<Arc<ClusterStore>, StoreError> {
+        match self.inner.ready(id)? {
+            Some(cluster) => Ok(cluster),
+            None => self.inner.load(id).await,
+        }
+    }
+
+    /// Clusters in memory.
+    pub fn loaded(&self) -> Vec<Arc<ClusterStore>> {
+        self.inner.clusters.read().values().cloned().collect()
+    }
+
+    /// Loads, changes and unloads of all clusters, beginning with those loaded now. For one consumer that keeps up: nothing
+    /// bounds what waits.
+    pub fn notices(&self) -> mpsc::UnboundedReceiver<Notice> {
+        self.inner.notices.subscribe(|| self.loaded())
+    }
+
+    /// Clusters of the owned shards, loaded or not, that have changes after their settled revision, or whose wake time has
+    /// come.
+    pub async fn clusters_unsettled(&self) -> Result<Vec<Unsettled>, StoreError> {
+        self.inner.settle_marks().await?;
+        let shards: Vec<ShardId> = self.inner.shards.read().keys().copied().collect();
+        Ok(self.inner.backend.unsettled(&shards, self.inner.clock.now()).await?)
+    }
+
+    /// Whether at least one shard is owned: what readiness asks.
+    pub fn is_serving(&self) -> bool {
+        let now = Instant::now();
+        self.inner.shards.read().values().any(|shard| shard.is_held(now))
+    }
+
+    /// Bytes that loaded clusters take, about.
+    pub fn cache_bytes(&self) -> usize {
+        self.inner.clusters.read().values().map(|cluster| cluster.loaded.state.read().bytes()).sum()
+    }
+
+    /// Unloads clusters that nobody holds and that were idle for the configured time; also called now and then by itself.
+    pub fn evict(&self) {
+        self.inner.evict();
+    }
+
+    /// Finishes what is queued, ends watches, and gives the shards to whoever wants them.
+    pub async fn close(&self) {
+        let clusters = self.loaded();
+        for cluster in &clusters {
+            writer::barrier(&cluster.loaded).await;
+            cluster.loaded.close();
+        }
+        if let Err(error) = self.inner.settle_marks().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "controllers' marks are lost");
+        }
+        let shards = std::mem::take(&mut *self.inner.shards.write());
+        shards.values().for_each(|shard| shard.lose());
+        self.inner.clusters.write().clear();
+        let fences: Vec<Fence> = shards.values().map(|shard| shard.fence()).collect();
+        if let Err(error) = self.inner.backend.lease_release(&fences).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "leases run out instead of being released");
+        }
+        self.inner.stop();
+    }
+}
+
+impl Inner {
+    pub(crate) fn stop(&self) {
+        self.tasks.lock().drain(..).for_each(|task| task.abort());
+    }
+
+    fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The cluster if it is loaded, marked as used.
+    fn ready(&self, id: ClusterId) -> Result<Option<Arc<ClusterStore>>, StoreError> {
+        let Some(cluster) = self.clusters.read().get(&id).cloned() else {
+            return Ok(None);
+        };
+        let shard = &cluster.loaded.shard;
+        if !shard.is_held(Instant::now()) {
+            return Err(StoreError::NotOwner { cluster: id, shard: shard.id() });
+        }
+        cluster.loaded.used.store(self.uptime_ms(), Ordering::Relaxed);
+        Ok(Some(cluster))
+    }
+
+    async fn load(&self, id: ClusterId) -> Result<Arc<ClusterStore>, StoreError> {
+        let turn = self.loads.lock().entry(id).or_default().clone();
+        let loaded = {
+            let _turn = turn.lock().await;
+            match self.ready(id)? {
+                Some(cluster) => Ok(cluster),
+                None => self.load_alone(id).await,
+            }
+        };
+        let mut loads = self.loads.lock();
+        // The map's and this one: nobody else waits.
+        if Arc::strong_count(&turn) <= 2 {
+            loads.remove(&id);
+        }
+        loaded
+    }
+
+    async fn load_alone(&self, id: ClusterId) -> Result<Arc<ClusterStore>, StoreError> {
+        let row = self.backend.cluster_get(None, id).await?.ok_or(StoreError::ClusterNotFound(id))?;
+        let ClusterRow { cluster: info, sealed } = row;
+        if info.state != ClusterState::Active {
+            return Err(StoreError::ClusterNotFound(id));
+        }
+        let not_owner = StoreError::NotOwner { cluster: id, shard: info.shard };
+        let Some(shard) = self.shards.read().get(&info.shard).cloned() else {
+            return Err(not_owner);
+        };
+        let key = DataKey::new(id, &self.config.master_key.unwrap(id, &sealed.data_key).await?);
+        let snapshot = self.backend.snapshot(id).await?;
+        let mut objects = Vec::with_capacity(snapshot.objects.len());
+        for row in snapshot.objects {
+            objects.push(Arc::new(codec::object_from(id, &key, row)?));
+        }
+        // Held now, so held when the snapshot was taken: nobody else can have written since.
+        if !shard.is_held(Instant::now()) {
+            return Err(not_owner);
+        }
+        let cluster = Arc::new(ClusterStore {
+            loaded: Arc::new(Loaded {
+                id,
+                tenant: info.tenant,
+                info,
+                key,
+                state: RwLock::new(State::new(snapshot.revision, objects)),
+                shard: shard.clone(),
+                backend: self.backend.clone(),
+                settings: self.config.clone(),
+                segment: Mutex::new(Segment { index: i64::MIN, floor: snapshot.revision.next() }),
+                mark: Mutex::default(),
+                used: AtomicU64::new(self.uptime_ms()),
+            }),
+        });
+        self.notices.loaded(&cluster, || {
+            self.clusters.write().insert(id, cluster.clone());
+        });
+        // Lost in between: `lose` may have looked before the insertion.
+        if shard.is_lost() {
+            self.forget(id);
+            return Err(not_owner);
+        }
+        Ok(cluster)
+    }
+
+    /// Unloads a cluster, ending its watches.
+    pub(crate) fn forget(&self, id: ClusterId) {
+        let mut removed = None;
+        self.notices.unloaded(id, || {
+            removed = self.clusters.write().remove(&id);
+            removed.is_some()
+        });
+        if let Some(cluster) = removed {
+            cluster.loaded.close();
+        }
+    }
+
+    pub(crate) fn cluster_if_loaded(&self, id: ClusterId) -> Option<Arc<ClusterStore>> {
+        self.clusters.read().get(&id).cloned()
+    }
+
+    pub(crate) fn all_loaded(&self) -> Vec<Arc<ClusterStore>> {
+        self.clusters.read().values().cloned().collect()
+    }
+
+    pub(crate) fn shard_list(&self) -> Vec<Arc<Shard>> {
+        self.shards.read().values().cloned().collect()
+    }
+
+    /// Takes the shards that can be had, and starts their writers.
+    pub(crate) async fn lease_acquire(&self) -> Result<(), StoreError> {
+        let held: Vec<ShardId> = self.shards.read().keys().copied().collect();
+        let lease_ends = Instant::now() + self.config.lease;
+        let fences = self.backend.lease_acquire(&self.config.holder, &held, self.config.lease).await?;
+        for fence in fences {
+            let (shard, queues) = Shard::new(fence, lease_ends);
+            let shard = Arc::new(shard);
+            let writer = Writer {
+                shard: shard.clone(),
+                backend: self.backend.clone(),
+                config: self.config.clone(),
+                clock: self.clock.clone(),
+                notices: self.notices.clone(),
+            };
+            let mut tasks = self.tasks.lock();
+            tasks.retain(|task| !task.is_finished());
+            tasks.push(tokio::spawn(writer.run(queues)));
+            tracing::info!(shard = fence.shard.0, epoch = fence.epoch, "shard acquired");
+            self.shards.write().insert(fence.shard, shard);
+        }
+        Ok(())
+    }
+
+    /// Gives up on a shard that is another's: its clusters close.
+    pub(crate) fn lose(&self, shard: &Arc<Shard>) {
+        shard.lose();
+        {
+            let mut shards = self.shards.write();
+            if shards.get(&shard.id()).is_some_and(|held| Arc::ptr_eq(held, shard)) {
+                shards.remove(&shard.id());
+                tracing::warn!(shard = shard.id().0, "shard lost");
+            }
+        }
+        for cluster in self.all_loaded() {
+            if Arc::ptr_eq(&cluster.loaded.shard, shard) {
+                self.forget(cluster.id());
+            }
+        }
+    }
+
+    pub(crate) fn evict(&self) {
+        let now = self.uptime_ms();
+        let idle = u64::try_from(self.config.cache.idle.as_millis()).unwrap_or(u64::MAX);
+        let mut clusters: Vec<(u64, ClusterId, usize)> = self
+            .clusters
+            .read()
+            .iter()
+            .map(|(id, cluster)| {
+                (cluster.loaded.used.load(Ordering::Relaxed), *id, cluster.loaded.state.read().bytes())
+            })
+            .collect();
+        clusters.sort_unstable();
+        let mut bytes: usize = clusters.iter().map(|(_, _, bytes)| bytes).sum();
+        let budget = self.config.cache.bytes;
+        for (used, id, size) in clusters {
+            let due = now.saturating_sub(used) >= idle;
+            if (due || bytes > budget) && self.evict_unheld(id) {
+                bytes -= size;
+            }
+        }
+        if bytes > budget {
+            self.all_loaded().iter().for_each(|cluster| cluster.loaded.state.write().halve_logs());
+        }
+    }
+
+    /// Unloads the cluster if only this map knows it.
+    fn evict_unheld(&self, id: ClusterId) -> bool {
+        self.notices.unloaded(id, || {
+            let mut clusters = self.clusters.write();
+            let unheld = clusters.get(&id).is_some_and(|cluster| {
+                Arc::strong_count(cluster) == 1
+                    && Arc::strong_count(&cluster.loaded) == 1
+                    && cluster.loaded.mark.lock().is_none()
+            });
+            unheld && clusters.remove(&id).is_some()
+        })
+    }
+
+    /// Writes down how far controllers are.
+    pub(crate) async fn settle_marks(&self) -> Result<(), StoreError> {
+        let clusters = self.all_loaded();
+        let marks: Vec<_> = clusters.iter().filter_map(|cluster| cluster.loaded.mark.lock().clone()).collect();
+        if marks.is_empty() {
+            return Ok(());
+        }
+        self.backend.settle(&marks).await?;
+        for mark in marks {
+            let Some(cluster) = clusters.iter().find(|cluster| cluster.id() == mark.cluster) else { continue };
+            let mut kept = cluster.loaded.mark.lock();
+            if *kept == Some(mark) {
+                *kept = None;
+            }
+        }
+        Ok(())
+    }
+}

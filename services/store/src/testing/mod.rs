@@ -1,0 +1,116 @@
+//! For tests of this and other crates: a store over memory, and private Postgres servers.
+
+mod clock;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use galley_types::{Clock, ResourceName};
+use serde_json::Value;
+
+use crate::backend::memory::Memory;
+use crate::cluster::ClusterStore;
+use crate::config::StoreConfig;
+use crate::crypto::LocalKey;
+use crate::error::StoreError;
+use crate::object::{Draft, Fields, ObjectKey};
+use crate::registry::{ClusterKeys, ClusterNetwork, NewCluster};
+use crate::store::Store;
+
+pub use crate::backend::memory::Faults;
+pub use clock::TokioClock;
+
+/// A database in memory, that several stores may open as several processes would. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct MemoryDatabase(Arc<Memory>);
+
+impl MemoryDatabase {
+    /// An empty one. `seed` decides its faults.
+    pub fn new(clock: Arc<dyn Clock>, seed: u64) -> Self {
+        Self(Arc::new(Memory::new(clock, seed)))
+    }
+
+    /// What goes wrong from now on.
+    pub fn faults(&self, faults: Faults) {
+        self.0.faults(faults);
+    }
+
+    /// Every stored body: what a dump would show.
+    pub fn dump(&self) -> Vec<u8> {
+        self.0.dump()
+    }
+
+    /// Opens a store on it.
+    pub async fn open(&self, config: StoreConfig, clock: Arc<dyn Clock>) -> Result<Store, StoreError> {
+        Store::start(self.0.clone(), config, clock).await
+    }
+}
+
+/// The defaults, with a fixed master key.
+pub fn config(database_url: &str, holder: &str) -> StoreConfig {
+    StoreConfig::new(database_url, holder, Arc::new(LocalKey::from_bytes(&[42; 32])))
+}
+
+/// A cluster to be made for a tenant, with placeholders for its keys.
+pub fn new_cluster(tenant: galley_types::TenantId, name: &str) -> NewCluster {
+    NewCluster {
+        tenant,
+        name: name.to_owned(),
+        idempotency_key: None,
+        ca_certificate: "certificate".into(),
+        keys: ClusterKeys { ca_key: "ca key".into(), service_account_key: "service account key".into() },
+        network: ClusterNetwork::default(),
+    }
+}
+
+/// A draft from a JSON object: what the pipeline does, in short. Labels come from it; `fields` are given.
+pub fn draft(resource: &str, object: &Value, fields: &[(&str, &str)]) -> Draft {
+    const MARK: &str = "\u{1}revision\u{1}";
+    let mut object = object.clone();
+    let metadata = &mut object["metadata"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let key = ObjectKey::new(&ResourceName::from(resource), &text(&metadata["namespace"]), &text(&metadata["name"]));
+    let uid = text(&metadata["uid"]);
+    let labels = metadata["labels"].as_object().map_or_else(Default::default, |labels| {
+        labels.iter().map(|(name, value)| (name.clone(), text(value))).collect()
+    });
+    metadata["resourceVersion"] = MARK.into();
+    let json = object.to_string();
+    let escaped = Value::from(MARK).to_string();
+    let (head, tail) = json.split_once(escaped.trim_matches('"')).expect("the mark was just put there");
+    let fields: Fields = fields.iter().map(|(path, value)| ((*path).to_owned(), (*value).to_owned())).collect();
+    Draft { key, uid: uid.into(), labels, fields, head: head.to_owned().into(), tail: tail.to_owned().into() }
+}
+
+impl Store {
+    /// A store over memory.
+    pub async fn open_in_memory(clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        MemoryDatabase::new(clock.clone(), 0).open(config("", "test"), clock).await
+    }
+
+    /// A loaded cluster of a new tenant.
+    pub async fn cluster_for_test(&self, name: &str) -> Result<Arc<ClusterStore>, StoreError> {
+        let tenant = self.tenant_create(&format!("tenant-of-{name}")).await?;
+        let cluster = self.cluster_create(new_cluster(tenant.id, name)).await?;
+        self.cluster(cluster.id).await
+    }
+
+    /// Ends this store's tasks at once, as a crash does: leases stay, nothing is answered.
+    pub fn crash(&self) {
+        self.inner.stop();
+        self.inner.all_loaded().iter().for_each(|cluster| cluster.loaded.close());
+    }
+
+    /// One round of housekeeping now: marks, eviction, expired Events, retention, deleted clusters.
+    pub async fn housekeep(&self) -> Result<(), StoreError> {
+        crate::upkeep::house_round(&self.inner, true).await
+    }
+
+    /// One round of lease renewal and acquisition now.
+    pub async fn renew(&self) -> Result<(), StoreError> {
+        crate::upkeep::lease_round(&self.inner).await
+    }
+}
+
+/// How long tests wait for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,0 +1,127 @@
+//! What the store does by itself: leases, eviction, times to live, retention, removal of deleted clusters. Each step is safe to
+//! repeat, and to be killed in.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backend::Fence;
+use crate::cluster::Write;
+use crate::codec;
+use crate::config::SEGMENT_SECONDS;
+use crate::error::StoreError;
+use crate::shard::Shard;
+use crate::store::Inner;
+use crate::writer;
+
+/// Between rounds of housekeeping.
+const HOUSE_EVERY: Duration = Duration::from_secs(2);
+/// Rounds between looks at retention and deleted clusters: both are slow to matter, and cost queries.
+const SLOW_ROUNDS: u64 = 15;
+/// Expired Events deleted from a cluster in one round.
+const EXPIRE_AT_ONCE: usize = 500;
+/// Rows removed in one transaction: short enough to be in nobody's way.
+const PURGE_ROWS: i64 = 2000;
+
+/// Renews leases, and takes shards that become free.
+pub(crate) async fn leases(store: Weak<Inner>) {
+    loop {
+        let Some(inner) = store.upgrade() else { return };
+        let every = inner.config.lease_renewal;
+        if let Err(error) = lease_round(&inner).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "leases not renewed");
+        }
+        drop(inner);
+        tokio::time::sleep(every).await;
+    }
+}
+
+pub(crate) async fn lease_round(inner: &Inner) -> Result<(), StoreError> {
+    let shards = inner.shard_list();
+    for shard in shards.iter().filter(|shard| shard.is_lost()) {
+        inner.lose(shard);
+    }
+    // A shard whose writer is raising its epoch renews by that.
+    let held: Vec<(&Arc<Shard>, tokio::sync::MutexGuard<'_, ()>)> = shards
+        .iter()
+        .filter(|shard| !shard.is_lost())
+        .filter_map(|shard| shard.lease.try_lock().ok().map(|guard| (shard, guard)))
+        .collect();
+    if !held.is_empty() {
+        let fences: Vec<Fence> = held.iter().map(|(shard, _)| shard.fence()).collect();
+        let lease_ends = Instant::now() + inner.config.lease;
+        let renewed = inner.backend.lease_renew(&fences, inner.config.lease).await?;
+        for (shard, _guard) in held {
+            if renewed.contains(&shard.fence()) {
+                shard.renewed(lease_ends);
+            } else {
+                inner.lose(shard);
+            }
+        }
+    }
+    inner.lease_acquire().await
+}
+
+/// Everything that is not urgent.
+pub(crate) async fn house(store: Weak<Inner>) {
+    let mut round = 0;
+    loop {
+        {
+            let Some(inner) = store.upgrade() else { return };
+            if let Err(error) = house_round(&inner, round % SLOW_ROUNDS == 0).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "housekeeping");
+            }
+        }
+        round += 1;
+        tokio::time::sleep(HOUSE_EVERY).await;
+    }
+}
+
+pub(crate) async fn house_round(inner: &Inner, slow: bool) -> Result<(), StoreError> {
+    inner.settle_marks().await?;
+    inner.evict();
+    if slow {
+        expire_events(inner).await;
+        compact(inner).await?;
+        purge(inner).await?;
+    }
+    Ok(())
+}
+
+/// Deletes Events that outlived their time, as etcd's leases do: watchers see deletions. Events of a cluster that nobody uses
+/// wait until it is loaded.
+async fn expire_events(inner: &Inner) {
+    let Ok(before) = inner.clock.now().checked_sub(inner.config.event_ttl) else { return };
+    for cluster in inner.all_loaded() {
+        let expired = cluster.loaded.state.read().written_before(codec::is_event, before, EXPIRE_AT_ONCE);
+        let deletes: Vec<Write> = expired
+            .into_iter()
+            .map(|event| Write::Delete { key: event.key.clone(), expected: event.revision })
+            .collect();
+        // One written again in between is a conflict, and stays.
+        cluster.commit_all(deletes).await;
+    }
+}
+
+/// Drops segments of `changes` past the retention.
+pub(crate) async fn compact(inner: &Inner) -> Result<(), StoreError> {
+    let now = inner.clock.now();
+    let Ok(before) = now.checked_sub(inner.config.retention) else { return Ok(()) };
+    let before = before.as_second().div_euclid(SEGMENT_SECONDS) * SEGMENT_SECONDS;
+    let Ok(before) = jiff::Timestamp::from_second(before) else { return Ok(()) };
+    Ok(inner.backend.compact(before, now).await?)
+}
+
+/// Removes the rows of deleted clusters of the owned shards.
+pub(crate) async fn purge(inner: &Inner) -> Result<(), StoreError> {
+    let shards: Vec<_> = inner.shard_list().iter().map(|shard| shard.id()).collect();
+    for cluster in inner.backend.clusters_deleting(&shards).await? {
+        if let Some(loaded) = inner.cluster_if_loaded(cluster) {
+            inner.forget(cluster);
+            writer::barrier(&loaded.loaded).await;
+        }
+        while !inner.backend.cluster_purge(cluster, PURGE_ROWS).await? {}
+    }
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! The one writer of a shard: everything that waits becomes one transaction.
+//!
+//! ```text
+//!  callers ──> tenant lane ─────┐
+//!  callers ──> background lane ─┴─> plan ──> one transaction ──> cache ──> answers, watchers, controllers
+//!                                               │ no answer
+//!                                               └─> raise the epoch (all older commits have ended) ──> read revisions
+//! ```
+//!
+//! While a transaction is on its way to disk, the next batch gathers: batches grow with the load, and the rate is bounded by
+//! bytes, not by syncs. The cache moves only after the database has, and by the same events: they cannot differ.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use galley_types::{Clock, ClusterId};
+use tokio::time::Instant;
+
+use crate::backend::{Backend, BackendError, Batch, Cause};
+use crate::cluster::{CommitError, Loaded};
+use crate::config::StoreConfig;
+use crate::notice::Notices;
+use crate::plan::{self, Move, Plan, Request};
+use crate::shard::{Queues, Shard};
+
+/// Writes of tenants in a batch: about 40 ms of Postgres, so that nobody waits long behind a batch.
+const BATCH_WRITES: usize = 1024;
+/// Bytes in a batch: large bodies make fewer rows.
+const BATCH_BYTES: usize = 8 << 20;
+/// Heartbeats and Events in a batch: they ride along, and cannot fill it.
+const BACKGROUND_WRITES: usize = 256;
+/// Between attempts to learn what became of a commit.
+const RESOLVE_EVERY: Duration = Duration::from_millis(200);
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub shard: Arc<Shard>,
+    pub backend: Arc<dyn Backend>,
+    pub config: Arc<StoreConfig>,
+    pub clock: Arc<dyn Clock>,
+    pub notices: Arc<Notices>,
+}
+
+/// What became of a batch.
+enum Outcome {
+    Committed,
+    NotCommitted(BackendError),
+    /// The shard is lost; what the batch did is for the next owner to say.
+    Lost,
+}
+
+impl Writer {
+    /// Until the shard is lost or nobody can send any more.
+    pub(crate) async fn run(self, mut queues: Queues) {
+        while let Some(requests) = gather(&mut queues).await {
+            if self.shard.is_lost() {
+                refuse(requests, "the shard is lost");
+                break;
+            }
+            self.write(requests).await;
+        }
+        queues.tenant.close();
+        queues.background.close();
+        while let Ok(request) = queues.tenant.try_recv() {
+            refuse(vec![request], "the shard is lost");
+        }
+        while let Ok(request) = queues.background.try_recv() {
+            refuse(vec![request], "the shard is lost");
+        }
+    }
+
+    async fn write(&self, requests: Vec<Request>) {
+        let Plan { batch, moves, answers } = plan::plan(requests, self.clock.now());
+        if batch.rows.is_empty() {
+            answers.into_iter().for_each(|(answer, answers)| drop(answer.send(answers)));
+            return;
+        }
+        match self.commit(&batch).await {
+            Outcome::Committed => {
+                self.publish(moves);
+                answers.into_iter().for_each(|(answer, answers)| drop(answer.send(answers)));
+            }
+            Outcome::NotCommitted(error) => {
+                tracing::warn!(shard = self.shard.id().0, error = &error as &dyn std::error::Error, "commit failed");
+                void(answers, &error.to_string());
+            }
+            Outcome::Lost => {
+                self.shard.lose();
+                void(answers, "the shard is lost");
+            }
+        }
+    }
+
+    async fn commit(&self, batch: &Batch) -> Outcome {
+        let limit = self.config.commit_timeout;
+        let answer = tokio::time::timeout(limit, self.backend.commit(self.shard.fence(), batch)).await;
+        let answer =
+            answer.unwrap_or(Err(BackendError::Unknown { operation: "commit", source: Cause::Timeout(limit) }));
+        match answer {
+            Ok(()) => Outcome::Committed,
+            Err(BackendError::Fenced { .. }) => Outcome::Lost,
+            Err(error @ (BackendError::Failed { .. } | BackendError::Corrupt { .. })) => Outcome::NotCommitted(error),
+            Err(error @ BackendError::Unknown { .. }) => self.resolve(batch, error).await,
+        }
+    }
+
+    /// Learns what became of a commit whose answer was not heard. Nothing else is written until then.
+    async fn resolve(&self, batch: &Batch, error: BackendError) -> Outcome {
+        tracing::warn!(
+            shard = self.shard.id().0,
+            error = &error as &dyn std::error::Error,
+            "asking what became of a commit"
+        );
+        let _lease = self.shard.lease.lock().await;
+        loop {
+            if self.shard.is_lost() {
+                return Outcome::Lost;
+            }
+            match self.try_resolve(batch).await {
+                Ok(Some(true)) => return Outcome::Committed,
+                Ok(Some(false)) => return Outcome::NotCommitted(error),
+                Ok(None) => return Outcome::Lost,
+                Err(again) => {
+                    tracing::warn!(error = &again as &dyn std::error::Error, "cannot ask yet");
+                    tokio::time::sleep(RESOLVE_EVERY).await;
+                }
+            }
+        }
+    }
+
+    /// Whether the batch is there; `None`: it is another owner's to say.
+    async fn try_resolve(&self, batch: &Batch) -> Result<Option<bool>, BackendError> {
+        let lease_ends = Instant::now() + self.config.lease;
+        let Some(fence) = self.backend.lease_bump(self.shard.fence(), self.config.lease).await? else {
+            return Ok(None);
+        };
+        self.shard.raised(fence, lease_ends);
+        let clusters: Vec<ClusterId> = batch.steps.iter().map(|step| step.cluster).collect();
+        let revisions = self.backend.revisions(&clusters).await?;
+        let mut steps = batch.steps.iter().zip(&revisions);
+        if steps.clone().all(|(step, revision)| step.next == *revision) {
+            return Ok(Some(true));
+        }
+        if steps.all(|(step, revision)| step.base == *revision) {
+            return Ok(Some(false));
+        }
+        // One transaction cannot be there in part: the cache is not what the database holds. Start over from the database.
+        tracing::error!(
+            shard = self.shard.id().0,
+            "revisions are neither before nor after the commit: giving the shard up"
+        );
+        Ok(None)
+    }
+
+    fn publish(&self, moves: Vec<Move>) {
+        for Move { cluster, next, events, .. } in moves {
+            let wake = cluster.state.write().apply(&events, next, &self.config.cache);
+            for sender in wake {
+                sender.send_replace(());
+            }
+            self.notices.changed(&cluster, events);
+        }
+    }
+}
+
+/// Everything that waits, within bounds; waits for the first. `None`: nobody can send any more.
+async fn gather(queues: &mut Queues) -> Option<Vec<Request>> {
+    let mut batch = Gathered::default();
+    tokio::select! {
+        biased;
+        request = queues.tenant.recv() => batch.add(request?),
+        request = queues.background.recv() => batch.add(request?),
+    }
+    while batch.writes < BATCH_WRITES && batch.bytes < BATCH_BYTES {
+        let Ok(request) = queues.tenant.try_recv() else { break };
+        batch.add(request);
+    }
+    let most = (batch.writes + BACKGROUND_WRITES).min(BATCH_WRITES + BACKGROUND_WRITES);
+    while batch.writes < most && batch.bytes < BATCH_BYTES {
+        let Ok(request) = queues.background.try_recv() else { break };
+        batch.add(request);
+    }
+    Some(batch.requests)
+}
+
+#[derive(Default)]
+struct Gathered {
+    requests: Vec<Request>,
+    writes: usize,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn add(&mut self, request: Request) {
+        self.writes += request.writes.len();
+        self.bytes += request.writes.iter().map(crate::cluster::Write::bytes).sum::<usize>();
+        self.requests.push(request);
+    }
+}
+
+fn refuse(requests: Vec<Request>, why: &str) {
+    for Request { writes, answer, .. } in requests {
+        let refused = writes.iter().map(|_| Err(CommitError::Unavailable(why.into()))).collect();
+        drop(answer.send(refused));
+    }
+}
+
+fn void(answers: Vec<(tokio::sync::oneshot::Sender<plan::Answers>, plan::Answers)>, why: &str) {
+    for (answer, answers) in answers {
+        let refused = answers.iter().map(|_| Err(CommitError::Unavailable(why.into()))).collect();
+        drop(answer.send(refused));
+    }
+}
+
+/// Waits until everything sent to the shard before is committed or refused.
+pub(crate) async fn barrier(cluster: &Arc<Loaded>) {
+    for lane in [&cluster.shard.lanes.tenant, &cluster.shard.lanes.background] {
+        let (answer, done) = tokio::sync::oneshot::channel();
+        let request = Request { cluster: cluster.clone(), writes: Vec::new(), answer };
+        if lane.send(request).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+}
