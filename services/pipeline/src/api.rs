@@ -114,10 +114,8 @@ pub struct Written {
     pub warnings: Vec<String>,
 }
 
-/// One cluster's API, behind authentication. Cheap to clone.
-///
-/// Make one for each loaded cluster and clone it: clones share the locks that keep Service addresses unique and quotas
-/// exact.
+/// One cluster's API, behind authentication. Cheap to make and to clone: what must be shared (the locks that keep Service
+/// addresses unique and quotas exact) lives beside the loaded cluster.
 #[derive(Debug, Clone)]
 pub struct ClusterApi {
     pub(crate) store: Arc<ClusterStore>,
@@ -127,7 +125,7 @@ pub struct ClusterApi {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// What all clones of one cluster's API share.
+/// What all APIs over one loaded cluster share.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) custom: Custom,
@@ -146,7 +144,8 @@ impl Shared {
 impl ClusterApi {
     /// The API over a loaded cluster.
     pub fn new(store: Arc<ClusterStore>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock, signer: None, settings: Arc::default(), shared: Arc::default() }
+        let shared = store.extension();
+        Self { store, clock, signer: None, settings: Arc::default(), shared }
     }
 
     /// With what signs service account tokens.

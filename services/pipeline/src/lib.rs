@@ -4,6 +4,7 @@
 
 mod admission;
 mod api;
+mod authorize;
 mod binding;
 mod convert;
 mod create;

@@ -50,7 +50,9 @@ pub fn decode_kind(api_version: &str, kind: &str, body: Body, mode: FieldValidat
 }
 
 /// Fills in defaults.
-pub fn default(_resource: &Resource, _object: &mut Value) {}
+pub fn default(resource: &Resource, object: &mut Value) {
+    galley_kube::defaults::apply(resource, object);
+}
 
 /// What is wrong with an object about to be created.
 pub fn validate_create(_resource: &Resource, _object: &Value) -> Vec<FieldError> {

@@ -1,7 +1,8 @@
 //! One cluster's objects: reads from the owner's cache, writes through the shard's writer.
 
-use std::sync::Arc;
+use std::any::Any;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use galley_types::{ClusterId, ResourceName, Revision, TenantId};
 use jiff::Timestamp;
@@ -87,6 +88,16 @@ pub struct ClusterStore {
     pub(crate) loaded: Arc<Loaded>,
 }
 
+/// What the layer above keeps beside a loaded cluster.
+#[derive(Default)]
+pub(crate) struct Extension(OnceLock<Arc<dyn Any + Send + Sync>>);
+
+impl std::fmt::Debug for Extension {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Extension").field(&self.0.get().is_some()).finish()
+    }
+}
+
 /// What a cluster's readers, watchers and writer share.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -99,6 +110,7 @@ pub(crate) struct Loaded {
     pub backend: Arc<dyn Backend>,
     pub settings: Arc<StoreConfig>,
     pub segment: Mutex<Segment>,
+    pub extension: Extension,
     /// How far controllers are, until it is written down.
     pub mark: Mutex<Option<Mark>>,
     /// Milliseconds after the store was opened.
@@ -245,6 +257,13 @@ impl ClusterStore {
     /// the cluster is unloaded; an older persisted report only means that the cluster is loaded needlessly.
     pub fn settled(&self, revision: Revision, wake_at: Option<Timestamp>) {
         *self.loaded.mark.lock() = Some(Mark { cluster: self.loaded.id, revision, wake_at });
+    }
+
+    /// State of the layer above that lives as long as the cluster is loaded: its locks and caches, made on first use. There
+    /// is room for one type; another gets a value of its own at each call.
+    pub fn extension<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let kept = self.loaded.extension.0.get_or_init(|| Arc::new(T::default()));
+        Arc::clone(kept).downcast().unwrap_or_default()
     }
 
     /// Whether reads are still the truth (see [`ClusterStore`]).

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::backend::{Backend, Fence, Unsettled};
 use crate::cache::State;
-use crate::cluster::{ClusterStore, Loaded, Segment};
+use crate::cluster::{ClusterStore, Extension, Loaded, Segment};
 use crate::codec;
 use crate::config::StoreConfig;
 use crate::crypto::DataKey;
@@ -214,6 +214,7 @@ impl Inner {
                 backend: self.backend.clone(),
                 settings: self.config.clone(),
                 segment: Mutex::new(Segment { index: i64::MIN, floor: snapshot.revision.next() }),
+                extension: Extension::default(),
                 mark: Mutex::default(),
                 used: AtomicU64::new(self.uptime_ms()),
             }),
