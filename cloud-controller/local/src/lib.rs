@@ -9,4 +9,16 @@
 //! A node here is as whole as one on its own machine: it has its own network, container runtime, disks and cgroups, and knows
 //! the control plane only by its address. What it shares with the machine is the kernel.
 
+mod command;
+mod config;
+mod error;
+mod network;
+mod node;
 pub mod oci;
+mod process;
+mod remains;
+
+pub use config::LocalCloud;
+pub use error::LocalError;
+pub use network::ensure_bridge;
+pub use node::{LocalNode, MirrorError, NodeSpec, NodeState, RegistryMirror, stop_all};
