@@ -172,6 +172,11 @@ impl ClusterApi {
         &self.clock
     }
 
+    /// What was decided when the cluster was made.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
     /// A served resource by the name users type, in its storage version: `pods`, `deployments.apps`.
     pub fn resource(&self, name: &str) -> Option<Arc<Resource>> {
         builtin().storage(name).cloned().or_else(|| self.custom_resources().storage(name).cloned())
