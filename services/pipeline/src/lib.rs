@@ -6,6 +6,7 @@ mod admission;
 mod api;
 mod authorize;
 mod binding;
+mod bootstrap;
 mod convert;
 mod create;
 mod delete;
@@ -18,8 +19,10 @@ mod rules;
 pub mod scale;
 mod settings;
 mod strategy;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
-mod testing;
+mod tests;
 mod time;
 mod tokens;
 mod update;
