@@ -9,6 +9,7 @@
 //! `galley-controllers-drive`, whose crate documentation says how to add a controller.
 
 pub mod action;
+pub mod deployment;
 pub mod meta;
 pub mod pod;
 pub mod replica_set;
