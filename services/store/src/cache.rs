@@ -81,7 +81,6 @@ pub(crate) struct Entry {
     pub kind: usize,
     pub start: Start,
     pub wake: watch::Receiver<()>,
-    pub revision: Revision,
 }
 
 /// Where a watch can start.
@@ -222,7 +221,7 @@ impl State {
         } else {
             Start::Before(kind.log.floor)
         };
-        Entry { kind: at, start, wake, revision: self.revision }
+        Entry { kind: at, start, wake }
     }
 
     /// As `enter`, for a watch that has read up to `from` elsewhere.

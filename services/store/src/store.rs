@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use galley_types::{Clock, ClusterId, ShardId};
+use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::backend::postgres::Postgres;
 use crate::backend::{Backend, Fence, Unsettled};
 use crate::cache::State;
 use crate::cluster::{ClusterStore, Extension, Loaded, Segment};
@@ -51,8 +53,9 @@ impl Drop for Inner {
 
 impl Store {
     /// Opens the store on Postgres: brings its schema up to date, and takes the shards that are free.
-    pub async fn open(_config: StoreConfig, _clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        Err(StoreError::Closed)
+    pub async fn open(config: StoreConfig, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let backend = Postgres::connect(&config).await?;
+        Self::start(Arc::new(backend), config, clock).await
     }
 
     pub(crate) async fn start(
@@ -104,7 +107,7 @@ impl Store {
     pub async fn clusters_unsettled(&self) -> Result<Vec<Unsettled>, StoreError> {
         self.inner.settle_marks().await?;
         let shards: Vec<ShardId> = self.inner.shards.read().keys().copied().collect();
-        Ok(self.inner.backend.unsettled(&shards, self.inner.clock.now()).await?)
+        Ok(self.inner.backend.unsettled(&shards, self.inner.now()).await?)
     }
 
     /// Whether at least one shard is owned: what readiness asks.
@@ -147,6 +150,12 @@ impl Store {
 impl Inner {
     pub(crate) fn stop(&self) {
         self.tasks.lock().drain(..).for_each(|task| task.abort());
+    }
+
+    /// The time, as exact as Postgres keeps it: what is answered now is what is read later.
+    pub(crate) fn now(&self) -> Timestamp {
+        let now = self.clock.now();
+        Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
     }
 
     fn uptime_ms(&self) -> u64 {

@@ -30,7 +30,7 @@ const BATCH_BYTES: usize = 8 << 20;
 /// Heartbeats and Events in a batch: they ride along, and cannot fill it.
 const BACKGROUND_WRITES: usize = 256;
 /// Between attempts to learn what became of a commit.
-const RESOLVE_EVERY: Duration = Duration::from_millis(200);
+const RESOLVE_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(crate) struct Writer {

@@ -70,11 +70,8 @@ fn parse_cluster_id(text: &str) -> Option<ClusterId> {
 impl Store {
     /// Makes a tenant.
     pub async fn tenant_create(&self, name: &str) -> Result<Tenant, StoreError> {
-        let tenant = Tenant {
-            id: TenantId::from_trusted_row(Uuid::new_v4()),
-            name: name.to_owned(),
-            created: self.inner.clock.now(),
-        };
+        let tenant =
+            Tenant { id: TenantId::from_trusted_row(Uuid::new_v4()), name: name.to_owned(), created: self.inner.now() };
         match self.inner.backend.tenant_insert(&tenant).await? {
             TenantInserted::New => Ok(tenant),
             TenantInserted::NameTaken => Err(StoreError::TenantNameTaken(tenant.name)),
@@ -102,7 +99,7 @@ impl Store {
             tenant,
             name: name.to_owned(),
             hash: hash(&token.secret),
-            created: self.inner.clock.now(),
+            created: self.inner.now(),
         };
         self.inner.backend.token_insert(&row).await?;
         Ok(token)
@@ -116,7 +113,7 @@ impl Store {
     /// Makes a bearer token for a part of the installation, such as `cloud-controller-manager`.
     pub async fn service_token_create(&self, service: &str) -> Result<NewToken, StoreError> {
         let token = NewToken::generate("galley-service")?;
-        let row = ServiceToken { id: token.id, service: service.to_owned(), created: self.inner.clock.now() };
+        let row = ServiceToken { id: token.id, service: service.to_owned(), created: self.inner.now() };
         self.inner.backend.service_token_insert(&row, hash(&token.secret)).await?;
         Ok(token)
     }
@@ -162,7 +159,7 @@ impl Store {
             host_label: format!("{}-{}", new.name, &hex[..8]),
             shard: ShardId(i32::try_from(shard).unwrap_or(0)),
             state: ClusterState::Active,
-            created: self.inner.clock.now(),
+            created: self.inner.now(),
             ca_certificate: new.ca_certificate.clone(),
             network: new.network.clone(),
         };
@@ -237,7 +234,7 @@ impl Store {
 
     /// Uses a join token up. Of two that try at once, one gets it.
     pub async fn bootstrap_token_consume(&self, secret: &str) -> Result<Option<BootstrapToken>, StoreError> {
-        Ok(self.inner.backend.bootstrap_consume(hash(secret), self.inner.clock.now()).await?)
+        Ok(self.inner.backend.bootstrap_consume(hash(secret), self.inner.now()).await?)
     }
 
     /// A value of the whole installation, encrypted under the master key: the one that is there, or else `value`, for ever.

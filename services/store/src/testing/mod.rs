@@ -1,6 +1,7 @@
 //! For tests of this and other crates: a store over memory, and private Postgres servers.
 
 mod clock;
+mod postgres;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::store::Store;
 
 pub use crate::backend::memory::Faults;
 pub use clock::TokioClock;
+pub use postgres::{Postgres, PostgresError};
 
 /// A database in memory, that several stores may open as several processes would. Cheap to clone.
 #[derive(Debug, Clone)]

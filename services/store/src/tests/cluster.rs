@@ -1,9 +1,12 @@
 //! Reads, writes and watches of one cluster, over the in-memory database.
 
-use galley_types::Revision;
+use std::sync::Arc;
+use std::time::Duration;
+
+use galley_types::{ClusterId, Revision};
 
 use super::support::*;
-use crate::testing::{MemoryDatabase, config};
+use crate::testing::{MemoryDatabase, TokioClock, config};
 use crate::*;
 
 #[tokio::test(start_paused = true)]
@@ -101,4 +104,45 @@ async fn everything_is_listed_and_watched_in_order() {
     let mut watch = cluster.watch_all(Revision(1)).await.expect("watch");
     cluster.commit(delete("pods", "n", "x", Revision(1))).await.expect("written");
     assert_eq!(events(&mut watch, 2).await, ["Added l=1@2", "Deleted x=1@3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_past_the_retention_are_gone_and_watches_of_them_expire() {
+    let clock = clock();
+    let database = MemoryDatabase::new(clock.clone(), 0);
+    let store = database.open(config("", "one"), clock.clone()).await.expect("opens");
+    let id = expiry(&store, &clock).await;
+    store.crash();
+    let store = database.open(config("", "one"), clock).await.expect("opens");
+    after_expiry(&store, id).await;
+}
+
+/// Writes, waits past the retention, writes again.
+pub async fn expiry(store: &Store, clock: &Arc<TokioClock>) -> ClusterId {
+    let cluster = store.cluster_for_test("a").await.expect("cluster");
+    for name in ["a", "b", "c"] {
+        cluster.commit(create("pods", "n", name, "1")).await.expect("written");
+    }
+    clock.advance(Duration::from_secs(3600 + 900));
+    cluster.commit(update("pods", "n", "a", "2", Revision(1))).await.expect("written");
+    store.housekeep().await.expect("keeps house");
+    cluster.commit(update("pods", "n", "a", "3", Revision(4))).await.expect("written");
+    // What memory still has can be resumed from.
+    assert!(cluster.watch(scope("pods", None), Revision(1)).await.is_ok());
+    cluster.id()
+}
+
+pub async fn after_expiry(store: &Store, id: ClusterId) {
+    let cluster = store.cluster(id).await.expect("loads");
+    let pods = scope("pods", None);
+    let expired = WatchEnd::Expired { asked: Revision(2), oldest: Revision(3) };
+    assert_eq!(cluster.watch(pods.clone(), Revision(2)).await.err(), Some(expired.clone()));
+    assert_eq!(cluster.list_at(&pods, Revision(2)).await.err(), Some(expired));
+    let mut watch = cluster.watch(pods.clone(), Revision(3)).await.expect("retained");
+    let event = next_event(&mut watch).await;
+    assert_eq!(tell(&event), "Modified a=2@4");
+    assert_eq!(value_of(event.previous.as_ref().expect("kept past its own change")), "1");
+    assert_eq!(events(&mut watch, 1).await, ["Modified a=3@5"]);
+    let then = cluster.list_at(&pods, Revision(3)).await.expect("retained");
+    assert_eq!(names(&then), ["a=1", "b=1", "c=1"]);
 }

@@ -1,4 +1,6 @@
 //! The store as its users see it.
 
 mod cluster;
+mod postgres;
+mod registry;
 mod support;

@@ -1,0 +1,71 @@
+//! Tenants, tokens and clusters: the same answers from every database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use galley_types::Clock as _;
+
+use super::support::clock;
+use crate::testing::{TokioClock, new_cluster};
+use crate::*;
+
+#[tokio::test(start_paused = true)]
+async fn the_registry_answers_by_tenant() {
+    let clock = clock();
+    let store = Store::open_in_memory(clock.clone()).await.expect("opens");
+    answers_by_tenant(&store, &clock).await;
+}
+
+pub async fn answers_by_tenant(store: &Store, clock: &Arc<TokioClock>) {
+    let acme = store.tenant_create("acme").await.expect("tenant");
+    let other = store.tenant_create("other").await.expect("tenant");
+    assert!(matches!(store.tenant_create("acme").await, Err(StoreError::TenantNameTaken(_))));
+    assert_eq!(store.tenant_by_name("acme").await.expect("reads"), Some(acme.clone()));
+
+    let token = store.token_create(acme.id, "laptop").await.expect("token");
+    assert_eq!(store.token_lookup(&token.secret).await.expect("reads").expect("found").tenant, acme.id);
+    assert_eq!(store.token_lookup("galley_wrong").await.expect("reads"), None);
+    let service = store.service_token_create("cloud-controller-manager").await.expect("token");
+    let found = store.service_token_lookup(&service.secret).await.expect("reads").expect("found");
+    assert_eq!(found.service, "cloud-controller-manager");
+    assert_eq!(store.token_lookup(&service.secret).await.expect("reads"), None, "of another kind");
+
+    let mut new = new_cluster(acme.id, "prod");
+    new.idempotency_key = Some("once".into());
+    let cluster = store.cluster_create(new.clone()).await.expect("cluster");
+    assert_eq!(store.cluster_create(new.clone()).await.expect("the same"), cluster);
+    new.idempotency_key = None;
+    assert!(matches!(store.cluster_create(new).await, Err(StoreError::ClusterNameTaken { .. })));
+    let theirs = store.cluster_create(new_cluster(other.id, "prod")).await.expect("names are each tenant's own");
+
+    let id = cluster.id.to_string();
+    assert_eq!(store.cluster_get(acme.id, &id).await.expect("reads"), Some(cluster.clone()));
+    assert_eq!(store.cluster_get(other.id, &id).await.expect("reads"), None);
+    store.cluster(cluster.id).await.expect("loads");
+    assert_eq!(store.cluster_get(other.id, &id).await.expect("reads"), None, "loaded or not");
+    assert_eq!(store.cluster_get(acme.id, "no id").await.expect("reads"), None);
+    assert_eq!(store.cluster_by_id(&id).await.expect("reads"), Some(cluster.clone()));
+    assert_eq!(store.cluster_by_hostname(&cluster.host_label).await.expect("reads"), Some(cluster.clone()));
+    assert_eq!(store.cluster_list(acme.id).await.expect("reads"), std::slice::from_ref(&cluster));
+    assert_eq!(store.cluster_list_all().await.expect("reads").len(), 2);
+    assert_eq!(store.cluster_keys(cluster.id).await.expect("opens").service_account_key, "service account key");
+
+    let expires = clock.now() + Duration::from_secs(60);
+    let join = store.bootstrap_token_create(&cluster, expires).await.expect("token");
+    let (one, two) =
+        tokio::join!(store.bootstrap_token_consume(&join.secret), store.bootstrap_token_consume(&join.secret));
+    let used: Vec<_> = [one, two].into_iter().filter_map(|answer| answer.expect("reads")).collect();
+    assert_eq!(used.iter().map(|token| token.cluster).collect::<Vec<_>>(), [cluster.id], "one gets it");
+    let late = store.bootstrap_token_create(&cluster, expires).await.expect("token");
+    clock.advance(Duration::from_secs(61));
+    assert_eq!(store.bootstrap_token_consume(&late.secret).await.expect("reads"), None, "expired");
+
+    assert!(!store.cluster_delete(other.id, &id).await.expect("not theirs"));
+    assert!(store.cluster_delete(acme.id, &id).await.expect("deleted"));
+    assert!(!store.cluster_delete(acme.id, &id).await.expect("gone"));
+    assert_eq!(store.cluster_get(acme.id, &id).await.expect("reads"), None);
+    assert_eq!(store.cluster_by_hostname(&cluster.host_label).await.expect("reads"), None);
+    assert!(store.cluster_keys(cluster.id).await.is_err());
+    store.cluster_create(new_cluster(acme.id, "prod")).await.expect("the name is free");
+    assert!(store.cluster(theirs.id).await.is_ok());
+}
