@@ -127,8 +127,8 @@ fn read_rule(line: &str) -> Value {
 
 /// Fills in the rules of aggregated roles, as far as the list itself knows them.
 fn aggregated(mut objects: Vec<Told>) -> Vec<Told> {
-    // Twice: `admin` aggregates `edit`, which aggregates `view`.
-    for _ in 0..2 {
+    // Three times: `admin` aggregates `edit`, which aggregates `view`.
+    for _ in 0..3 {
         let roles: Vec<Value> =
             objects.iter().filter(|(resource, _, _)| *resource == CLUSTER_ROLES).map(|(_, _, o)| o.clone()).collect();
         for (_, _, object) in &mut objects {
