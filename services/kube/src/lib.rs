@@ -8,6 +8,7 @@ pub mod resource;
 pub mod schema;
 pub mod status;
 pub mod table;
+pub mod validate;
 
 pub use resource::Resource;
 pub use schema::FieldValidation;

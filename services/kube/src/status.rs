@@ -65,6 +65,78 @@ pub struct FieldError {
     pub message: String,
 }
 
+impl FieldError {
+    fn new(field: impl ToString, reason: &'static str, what: &str, value: Option<&Value>, detail: &str) -> Self {
+        let mut message = what.to_owned();
+        if let Some(value) = value {
+            message.push_str(": ");
+            match value {
+                Value::String(text) => message.push_str(&format!("{text:?}")),
+                other => message.push_str(&other.to_string()),
+            }
+        }
+        if !detail.is_empty() {
+            message.push_str(": ");
+            message.push_str(detail);
+        }
+        Self { field: field.to_string(), reason, message }
+    }
+
+    /// `Required value`, with a detail where it is not empty.
+    pub fn required(field: impl ToString, detail: &str) -> Self {
+        Self::new(field, "FieldValueRequired", "Required value", None, detail)
+    }
+
+    /// `Invalid value: "x": detail`.
+    pub fn invalid(field: impl ToString, value: &Value, detail: &str) -> Self {
+        Self::new(field, "FieldValueInvalid", "Invalid value", Some(value), detail)
+    }
+
+    /// `Invalid value: "x": detail`, for a value of the wrong JSON type.
+    pub fn type_invalid(field: impl ToString, value: &Value, detail: &str) -> Self {
+        Self::new(field, "FieldValueTypeInvalid", "Invalid value", Some(value), detail)
+    }
+
+    /// `Unsupported value: "x": supported values: "a", "b"`.
+    pub fn not_supported(field: impl ToString, value: &Value, supported: &[&str]) -> Self {
+        let supported: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let detail = format!("supported values: {}", supported.join(", "));
+        Self::new(field, "FieldValueNotSupported", "Unsupported value", Some(value), &detail)
+    }
+
+    /// `Forbidden: detail`.
+    pub fn forbidden(field: impl ToString, detail: &str) -> Self {
+        Self::new(field, "FieldValueForbidden", "Forbidden", None, detail)
+    }
+
+    /// `Duplicate value: "x"`.
+    pub fn duplicate(field: impl ToString, value: &Value) -> Self {
+        Self::new(field, "FieldValueDuplicate", "Duplicate value", Some(value), "")
+    }
+
+    /// `Not found: "x"`.
+    pub fn not_found(field: impl ToString, value: &Value) -> Self {
+        Self::new(field, "FieldValueNotFound", "Not found", Some(value), "")
+    }
+
+    /// `Too long: may not be more than 63 bytes`.
+    pub fn too_long(field: impl ToString, max: usize) -> Self {
+        let detail = format!("may not be more than {max} bytes");
+        Self::new(field, "FieldValueTooLong", "Too long", None, &detail)
+    }
+
+    /// `Too many: 3: must have at most 2 items`.
+    pub fn too_many(field: impl ToString, actual: usize, max: usize) -> Self {
+        let detail = format!("must have at most {max} {}", if max == 1 { "item" } else { "items" });
+        Self::new(field, "FieldValueTooMany", "Too many", Some(&json!(actual)), &detail)
+    }
+
+    /// `Invalid value: "x": field is immutable`.
+    pub fn immutable(field: impl ToString, value: &Value) -> Self {
+        Self::invalid(field, value, "field is immutable")
+    }
+}
+
 /// A failed request's answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
