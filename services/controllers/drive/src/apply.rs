@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 use galley_authz::Actor;
 use galley_controllers_plan::{Action, FailedVerb, Failure, Note, PatchForm, Plan, Propagation, Verb};
 use galley_kube::{Reason, Status};
-use galley_pipeline::{ClusterApi, DeleteOptions, Patch, PatchKind, Preconditions, WriteOptions};
+use galley_pipeline::{Binding, ClusterApi, DeleteOptions, Patch, PatchKind, Preconditions, WriteOptions};
 use galley_store::Object;
 use tracing::debug;
 
@@ -47,19 +47,11 @@ pub(crate) async fn apply(api: &ClusterApi, actor: &Actor, plan: Plan<String>, g
         let mut batch = if gently { 1 } else { FIRST_BATCH };
         let mut waiting = phase.into_iter();
         loop {
-            let running: FuturesUnordered<_> = waiting
-                .by_ref()
-                .take(batch)
-                .map(|action| async {
-                    let result = apply_one(api, actor, &options, &action).await;
-                    Outcome { action, result }
-                })
-                .collect();
-            if running.is_empty() {
+            let actions: Vec<Action<String>> = waiting.by_ref().take(batch).collect();
+            if actions.is_empty() {
                 break;
             }
-            let done: Vec<Outcome> = running.collect().await;
-            for outcome in done {
+            for outcome in apply_beside(api, actor, &options, actions).await {
                 applied.take(outcome);
             }
             if applied.failed {
@@ -69,6 +61,52 @@ pub(crate) async fn apply(api: &ClusterApi, actor: &Actor, plan: Plan<String>, g
         }
     }
     applied
+}
+
+/// Applies actions side by side; all bindings among them in one call.
+async fn apply_beside(
+    api: &ClusterApi,
+    actor: &Actor,
+    options: &WriteOptions,
+    actions: Vec<Action<String>>,
+) -> Vec<Outcome> {
+    let (bindings, others): (Vec<_>, Vec<_>) =
+        actions.into_iter().partition(|action| matches!(action.verb, Verb::Bind { .. }));
+    let others: FuturesUnordered<_> = others
+        .into_iter()
+        .map(|action| async {
+            let result = apply_one(api, actor, options, &action).await;
+            Outcome { action, result }
+        })
+        .collect();
+    let bound = async {
+        if bindings.is_empty() {
+            return Vec::new();
+        }
+        let wanted = bindings
+            .iter()
+            .filter_map(|action| match &action.verb {
+                Verb::Bind { uid, node } => Some(binding(action, uid, node)),
+                _ => None,
+            })
+            .collect();
+        let results = api.bind_all(actor, wanted, options).await;
+        let outcomes = bindings.into_iter().zip(results);
+        outcomes.map(|(action, result)| Outcome { action, result: result.map(Some) }).collect()
+    };
+    let (mut outcomes, bound) = futures::join!(others.collect::<Vec<_>>(), bound);
+    outcomes.extend(bound);
+    outcomes
+}
+
+fn binding(action: &Action<String>, uid: &str, node: &str) -> Binding {
+    Binding {
+        namespace: action.namespace.clone(),
+        pod: action.name.clone(),
+        uid: uid.to_owned(),
+        node: node.to_owned(),
+        ..Binding::default()
+    }
 }
 
 fn actor_name(actor: &Actor) -> &str {
@@ -134,7 +172,18 @@ async fn apply_one(
     let (namespace, name) = (action.namespace.as_str(), action.name.as_str());
     let written = match &action.verb {
         Verb::Create { body } => api.create(actor, &resource, namespace, body.clone(), options).await,
-        Verb::Bind { .. } | Verb::Evict { .. } => Err(Status::not_found("", "pods", name)),
+        Verb::Bind { uid, node } => {
+            return api.bind(actor, binding(action, uid, node), options).await.map(Some);
+        }
+        Verb::Evict { uid, grace_period_seconds } => {
+            let options = DeleteOptions {
+                grace_period_seconds: *grace_period_seconds,
+                preconditions: Preconditions { uid: Some(uid.clone()), resource_version: None },
+                propagation: None,
+                dry_run: false,
+            };
+            api.evict(actor, namespace, name, &options).await
+        }
         Verb::Update { body, subresource } => {
             api.update(actor, &resource, namespace, name, *subresource, body.clone(), options).await
         }

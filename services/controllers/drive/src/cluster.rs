@@ -1,71 +1,86 @@
 //! One loaded cluster: its view, its controllers, its queue, in one task.
 //!
 //! ```text
-//! watch ---> view ---> changed() ---> queue ---> plan() ---> apply (tasks) ---> store
-//!   ^                                   ^                        |                |
-//!   |                                   +------ finished --------+                |
-//!   +-----------------------------------------------------------------------------+
+//! notices ---> view ---> changed() ---> queue ---> plan() ---> apply (tasks) ---> store
+//!    ^                                    ^                        |                |
+//!    |                                    +------ finished --------+                |
+//!    +------------------------------------------------------------------------------+
 //! ```
 //! Planning is pure and quick, so one task plans for all controllers of a cluster and nothing is locked; only applying waits,
-//! and is done beside it. While nothing changes the task sleeps in the watch: no polling, no periodic resync.
+//! and is done beside it. While nothing changes the task sleeps: no polling, no periodic resync. It then holds no reference
+//! to the cluster's store either, so that the store may evict it.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::FutureExt;
 use galley_authz::Actor;
 use galley_controllers_plan::{Note, Plan};
 use galley_pipeline::ClusterApi;
-use galley_store::{Event, EventKind, WatchEnd, WatchItem};
-use galley_types::Revision;
+use galley_store::{ClusterStore, Event, EventKind};
+use galley_types::Clock;
 use jiff::Timestamp;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::Config;
 use crate::apply::{self, Applied};
 use crate::controller::{Context, Controller, Wake};
 use crate::events::{EventWrite, Recorder};
 use crate::queue::{Finished, Job, Queue};
 use crate::view::{Change, Seen, View};
+use crate::{ApiSource, Config};
 
-/// Plans between two looks at the watch and at what else waits.
+/// Plans between two looks at what changed and at what else waits.
 const PLANS_PER_TURN: usize = 64;
-/// Changes taken in between two rounds of planning.
-const CHANGES_PER_TURN: usize = 4_096;
+/// Batches of changes taken in between two rounds of planning.
+const BATCHES_PER_TURN: usize = 256;
 /// Keys of one cluster that are applied at a time.
 const MAX_RUNNING: usize = 256;
 /// Event writes that may wait: more are dropped, as events are best effort.
 const MAX_EVENTS: usize = 1_024;
-/// How long to wait before looking again for a store that could not be watched.
-const RETRY: Duration = Duration::from_millis(500);
+/// How long a driver that panicked rests.
+const REST: Duration = Duration::from_millis(500);
 
-/// Works for one cluster until `stop`.
-pub(crate) async fn drive(api: ClusterApi, config: Arc<Config>, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        let mut cluster = Cluster::load(api.clone(), config.clone());
-        let work = AssertUnwindSafe(cluster.work()).catch_unwind();
+/// A batch of committed changes, with the store that they are in.
+pub(crate) type Changes = (Arc<ClusterStore>, Arc<[Arc<Event>]>);
+
+/// Works for one cluster until `stop`, or until it is unloaded.
+pub(crate) async fn drive(
+    store: Arc<ClusterStore>,
+    apis: ApiSource,
+    config: Arc<Config>,
+    mut changes: mpsc::UnboundedReceiver<Changes>,
+    stop: CancellationToken,
+) {
+    let (id, weak) = (store.id(), Arc::downgrade(&store));
+    let mut loaded = Some(store);
+    while let Some(store) = loaded.take().or_else(|| weak.upgrade()) {
+        let mut cluster = Cluster::load(store, apis.clone(), config.clone());
+        let work = AssertUnwindSafe(cluster.work(&mut changes)).catch_unwind();
         let ended = tokio::select! {
             biased;
             () = stop.cancelled() => return,
             ended = work => ended,
         };
-        match ended {
-            Ok(WatchEnd::Expired { .. } | WatchEnd::TooSlow) => {
-                debug!(cluster = %api.store().id(), "loading the view anew")
-            }
-            Ok(WatchEnd::Closing) => return,
-            Err(_) => error!(cluster = %api.store().id(), "the controllers' driver panicked; starting it anew"),
+        if ended.is_ok() {
+            return;
         }
-        tokio::time::sleep(RETRY).await;
+        error!(cluster = %id, "the controllers' driver panicked; starting it anew");
+        tokio::time::sleep(REST).await;
     }
 }
 
 struct Cluster {
-    api: ClusterApi,
+    apis: ApiSource,
+    /// To come back to the store when a timer goes off.
+    weak: Weak<ClusterStore>,
+    /// Only while there is something to do.
+    api: Option<ClusterApi>,
+    clock: Arc<dyn Clock>,
     config: Arc<Config>,
     view: View,
     controllers: Vec<Box<dyn Controller>>,
@@ -75,16 +90,19 @@ struct Cluster {
     recorder: Recorder,
     events: VecDeque<EventWrite>,
     recording: JoinSet<()>,
-    reported: Option<(Revision, Option<Timestamp>)>,
 }
 
 impl Cluster {
-    fn load(api: ClusterApi, config: Arc<Config>) -> Self {
+    fn load(store: Arc<ClusterStore>, apis: ApiSource, config: Arc<Config>) -> Self {
         let controllers = (config.controllers)();
         let actors = controllers.iter().map(|c| Arc::new(Actor::controller(c.name()))).collect();
+        let api = apis(store.clone());
         let mut cluster = Self {
+            apis,
+            weak: Arc::downgrade(&store),
+            clock: api.clock().clone(),
+            api: Some(api),
             queue: Queue::new(config.backoff),
-            api,
             config,
             view: View::new(),
             controllers,
@@ -93,9 +111,8 @@ impl Cluster {
             recorder: Recorder::default(),
             events: VecDeque::new(),
             recording: JoinSet::new(),
-            reported: None,
         };
-        let listing = cluster.api.store().list_all();
+        let listing = store.list_all();
         for object in listing.objects {
             cluster.view.put(object);
         }
@@ -104,6 +121,14 @@ impl Cluster {
             cluster.introduce(index);
         }
         cluster
+    }
+
+    /// The cluster's API; `None` once it is unloaded.
+    fn api(&mut self) -> Option<ClusterApi> {
+        if self.api.is_none() {
+            self.api = self.weak.upgrade().map(|store| (self.apis)(store));
+        }
+        self.api.clone()
     }
 
     /// Shows a controller everything that is there.
@@ -123,17 +148,14 @@ impl Cluster {
         }
     }
 
-    async fn work(&mut self) -> WatchEnd {
-        let mut watch = match self.api.store().watch_all(self.view.revision()).await {
-            Ok(watch) => watch,
-            Err(end) => return end,
-        };
+    /// Ends when the cluster is unloaded.
+    async fn work(&mut self, changes: &mut mpsc::UnboundedReceiver<Changes>) {
         loop {
-            for _ in 0..CHANGES_PER_TURN {
-                match watch.next().now_or_never() {
-                    None => break,
-                    Some(Ok(item)) => self.take_in(item),
-                    Some(Err(end)) => return end,
+            for _ in 0..BATCHES_PER_TURN {
+                match changes.try_recv() {
+                    Ok(batch) => self.take_in(batch),
+                    Err(mpsc::error::TryRecvError::Empty) => break,
+                    Err(mpsc::error::TryRecvError::Disconnected) => return,
                 }
             }
             while let Some(Ok(finished)) = self.applying.try_join_next() {
@@ -145,14 +167,14 @@ impl Cluster {
                 tokio::task::yield_now().await;
                 continue;
             }
-            self.report();
-            let now = self.api.clock().now();
+            self.rest();
+            let now = self.clock.now();
             let timer =
                 self.queue.next_timer().map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
             tokio::select! {
-                item = watch.next() => match item {
-                    Ok(item) => self.take_in(item),
-                    Err(end) => return end,
+                batch = changes.recv() => match batch {
+                    Some(batch) => self.take_in(batch),
+                    None => return,
                 },
                 Some(finished) = self.applying.join_next() => match finished {
                     Ok(finished) => self.finish(finished),
@@ -164,10 +186,15 @@ impl Cluster {
         }
     }
 
-    fn take_in(&mut self, item: WatchItem) {
-        match item {
-            WatchItem::Progress(revision) => self.view.progress(revision),
-            WatchItem::Event(event) => self.change(&event),
+    fn take_in(&mut self, (store, events): Changes) {
+        if self.api.is_none() {
+            self.api = Some((self.apis)(store));
+        }
+        for event in events.iter() {
+            // What was committed between the announcement and the first list is in the view already.
+            if event.object.revision > self.view.revision() {
+                self.change(event);
+            }
         }
     }
 
@@ -217,7 +244,7 @@ impl Cluster {
             if self.queue.running() >= MAX_RUNNING {
                 return false;
             }
-            let now = self.api.clock().now();
+            let now = self.clock.now();
             let Some(job) = self.queue.start(self.view.revision(), now) else { return false };
             self.plan(job, now);
         }
@@ -248,7 +275,8 @@ impl Cluster {
             self.queue.finish(&job, Finished::Done { wake_at: plan.wake_at }, None, now);
             return;
         }
-        let (api, actor, gently) = (self.api.clone(), self.actors[job.controller].clone(), self.queue.is_failing(&job));
+        let (actor, gently) = (self.actors[job.controller].clone(), self.queue.is_failing(&job));
+        let Some(api) = self.api() else { return };
         self.applying.spawn(async move {
             let wake_at = plan.wake_at;
             let applied = guarded_apply(&api, &actor, plan, gently).await;
@@ -257,9 +285,9 @@ impl Cluster {
     }
 
     fn finish(&mut self, (job, wake_at, applied): (Job, Option<Timestamp>, Applied)) {
-        let now = self.api.clock().now();
-        // Everything this plan wrote is at or before this revision, also what was written without an answer.
-        let wrote = self.api.store().revision();
+        let now = self.clock.now();
+        let written = applied.outcomes.iter().filter_map(|outcome| outcome.result.as_ref().ok()?.as_ref());
+        let wrote = written.map(|object| object.revision).max().unwrap_or_default();
         self.note(job.controller, &applied.notes, now);
         let controller = &mut self.controllers[job.controller];
         let told = std::panic::catch_unwind(AssertUnwindSafe(|| controller.applied(&job.key, &applied.outcomes)));
@@ -288,18 +316,16 @@ impl Cluster {
         if self.events.is_empty() || !self.recording.is_empty() {
             return;
         }
+        let Some(api) = self.api() else { return };
         let batch: Vec<EventWrite> = self.events.drain(..).collect();
-        let api = self.api.clone();
         self.recording.spawn(async move { apply::record(&api, batch).await });
     }
 
-    fn report(&mut self) {
-        if self.queue.is_quiet() && self.events.is_empty() && self.recording.is_empty() {
-            let report = (self.view.revision(), self.queue.next_timer());
-            if self.reported != Some(report) {
-                self.reported = Some(report);
-                self.api.store().settled(report.0, report.1);
-            }
+    /// Tells the store when nothing is left to do, and lets go of it.
+    fn rest(&mut self) {
+        let quiet = self.queue.is_quiet() && self.events.is_empty() && self.recording.is_empty();
+        if quiet && let Some(api) = self.api.take() {
+            api.store().settled(self.view.revision(), self.queue.next_timer());
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A cluster that is not loaded has no task, no queue and no timer here; one that is loaded and quiet has a task that sleeps
 //! in its watch. When nothing is left to do the driver says so to the store ([`galley_store::ClusterStore::settled`]), which
-//! may then unload the cluster, and knows after a restart which clusters must be loaded.
+//! may then unload the cluster, and knows after a restart which clusters must be loaded ([`run`] has them loaded).
 //!
 //! # How to add a controller
 //! 1. `plan/src/<name>.rs`: an `Observed` struct of typed objects, a `Reason` enum, `fn plan(&Observed, now) -> Plan<Reason>`,
@@ -30,26 +30,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
 use galley_pipeline::ClusterApi;
+use galley_store::{ClusterStore, Notice, Store};
 use galley_types::ClusterId;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
+
+use crate::cluster::Changes;
 
 pub use apply::Outcome;
 pub use controller::{Context, Controller, Wake};
 pub use queue::Backoff;
 pub use view::{Change, Owner, Seen, View};
 
-/// What happens to the clusters of this process.
-#[derive(Debug)]
-pub enum ClusterChange {
-    /// The cluster is in memory: work for it.
-    Loaded(ClusterApi),
-    /// The cluster is to leave memory: let go of it. Whatever is being applied is dropped where it stands.
-    Unload(ClusterId),
-}
+/// Where the controllers get a loaded cluster's API: the one that everybody in this process shares.
+pub type ApiSource = Arc<dyn Fn(Arc<ClusterStore>) -> ClusterApi + Send + Sync>;
 
 /// How controllers run. The defaults are right but for tests.
 #[derive(Debug, Clone)]
@@ -58,6 +55,9 @@ pub struct Config {
     pub controllers: fn() -> Vec<Box<dyn Controller>>,
     /// How long a key that fails waits. The longest is short enough that a user who fixed a quota does not wonder.
     pub backoff: Backoff,
+    /// How often to look for clusters that are not in memory and have something to do: changes from before a restart, or a
+    /// timer (a CronJob's, say) that has come. One query for all clusters.
+    pub wake_every: Duration,
 }
 
 impl Default for Config {
@@ -65,39 +65,84 @@ impl Default for Config {
         Self {
             controllers: controllers::all,
             backoff: Backoff { base: Duration::from_millis(10), max: Duration::from_secs(60) },
+            wake_every: Duration::from_secs(2),
         }
     }
 }
 
-/// Runs the controllers of every cluster that `clusters` tells of, until `shutdown` or the end of the stream.
-pub async fn run(clusters: impl Stream<Item = ClusterChange> + Send, config: Config, shutdown: CancellationToken) {
+/// Runs the controllers of every cluster that the store has in memory, and loads those that have something to do, until
+/// `shutdown` or the end of the store. Whatever is being applied then is dropped where it stands.
+pub async fn run(store: Store, apis: ApiSource, config: Config, shutdown: CancellationToken) {
     let config = Arc::new(config);
-    let mut running: HashMap<ClusterId, (CancellationToken, JoinHandle<()>)> = HashMap::new();
-    let mut clusters = std::pin::pin!(clusters);
+    let mut notices = store.notices();
+    let mut running: HashMap<ClusterId, Running> = HashMap::new();
+    let waking = tokio::spawn(wake(store, config.wake_every, shutdown.clone()));
     loop {
-        let change = tokio::select! {
+        let notice = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
-            change = clusters.next() => change,
+            notice = notices.recv() => notice,
         };
-        let Some(change) = change else { break };
-        let id = match &change {
-            ClusterChange::Loaded(api) => api.store().id(),
-            ClusterChange::Unload(id) => *id,
-        };
-        if let Some((stop, task)) = running.remove(&id) {
-            stop.cancel();
-            let _ = task.await;
-        }
-        if let ClusterChange::Loaded(api) = change {
-            debug!(cluster = %id, "controllers start");
-            let stop = shutdown.child_token();
-            let task = tokio::spawn(cluster::drive(api, config.clone(), stop.clone()));
-            running.insert(id, (stop, task));
+        match notice {
+            None => break,
+            Some(Notice::Loaded(cluster)) => {
+                let id = cluster.id();
+                debug!(cluster = %id, "controllers start");
+                let (changes, feed) = mpsc::unbounded_channel();
+                let stop = shutdown.child_token();
+                let task = tokio::spawn(cluster::drive(cluster, apis.clone(), config.clone(), feed, stop.clone()));
+                if let Some(before) = running.insert(id, Running { changes, stop, task }) {
+                    before.end().await;
+                }
+            }
+            Some(Notice::Changed(cluster, events)) => {
+                if let Some(running) = running.get(&cluster.id()) {
+                    let _ = running.changes.send((cluster, events));
+                }
+            }
+            Some(Notice::Unloaded(id)) => {
+                if let Some(before) = running.remove(&id) {
+                    debug!(cluster = %id, "controllers stop");
+                    before.end().await;
+                }
+            }
         }
     }
-    for (stop, task) in running.into_values() {
-        stop.cancel();
-        let _ = task.await;
+    for cluster in running.into_values() {
+        cluster.end().await;
+    }
+    waking.abort();
+}
+
+struct Running {
+    changes: mpsc::UnboundedSender<Changes>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn end(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+    }
+}
+
+/// Loads clusters that have something to do; [`Notice::Loaded`] does the rest.
+async fn wake(store: Store, every: Duration, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        match store.clusters_unsettled().await {
+            Ok(clusters) => {
+                for unsettled in clusters {
+                    if let Err(error) = store.cluster(unsettled.cluster).await {
+                        debug!(cluster = %unsettled.cluster, error = &error as &dyn std::error::Error, "cannot load");
+                    }
+                }
+            }
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot tell which clusters have work"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = tokio::time::sleep(every) => {}
+        }
     }
 }
