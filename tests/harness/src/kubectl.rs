@@ -77,7 +77,11 @@ impl Kubectl {
 
     /// Asks for the object until `condition` holds.
     pub fn wait_for(
-        &self, arguments: &[&str], limit: Duration, what: &str, condition: impl Fn(&Value) -> bool,
+        &self,
+        arguments: &[&str],
+        limit: Duration,
+        what: &str,
+        condition: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
         let mut last = Value::Null;
         let waited = wait::until(what, limit, || {

@@ -14,7 +14,6 @@
 //! stops processes and talks to them with the tools a user has (`galley`, `kubectl`), so it links none of the product.
 
 pub mod daemon;
-pub mod image;
 pub mod installation;
 pub mod kubectl;
 pub mod postgres;
