@@ -9,15 +9,18 @@
 //! A node here is as whole as one on its own machine: it has its own network, container runtime, disks and cgroups, and knows
 //! the control plane only by its address. What it shares with the machine is the kernel.
 
+mod balancer;
 mod command;
 mod config;
 mod error;
+mod file;
 mod network;
 mod node;
 pub mod oci;
 mod process;
 mod remains;
 
+pub use balancer::{BalancerConfig, LocalBalancers, Rhythm};
 pub use config::LocalCloud;
 pub use error::LocalError;
 pub use network::ensure_bridge;

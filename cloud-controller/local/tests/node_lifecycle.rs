@@ -60,7 +60,9 @@ fn ctr(node: &LocalNode, arguments: &[&str]) -> String {
 }
 
 fn run_container(node: &LocalNode, id: &str, cgroup: &str) -> i32 {
-    ctr(node, &["run", "--detach", "--cgroup", cgroup, oci::PAUSE_IMAGE, id]);
+    // What the node's own configuration gives containers that come through CRI.
+    let runc = node.containerd_socket().with_file_name("runc").display().to_string();
+    ctr(node, &["run", "--detach", "--runc-root", &runc, "--cgroup", cgroup, oci::PAUSE_IMAGE, id]);
     let tasks = ctr(node, &["tasks", "ls"]);
     let line = tasks.lines().find(|line| line.starts_with(id)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()

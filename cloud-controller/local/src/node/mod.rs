@@ -365,20 +365,10 @@ impl LocalNode {
     }
 
     fn save(&self) -> Result<(), LocalError> {
-        let dir = self.dir();
-        std::fs::create_dir_all(&dir).map_err(LocalError::file(&dir))?;
-        let path = dir.join("node.json");
+        let path = self.dir().join("node.json");
         let text = serde_json::to_vec_pretty(&self.record)
             .map_err(|source| LocalError::Record { path: path.clone(), source })?;
-        let temporary = dir.join("node.json.tmp");
-        let written = || {
-            use std::io::Write;
-            let mut file = File::create(&temporary)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, &path)
-        };
-        written().map_err(LocalError::file(&path))
+        crate::file::write_atomically(&path, &text).map_err(LocalError::file(&path))
     }
 }
 
