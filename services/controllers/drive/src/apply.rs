@@ -44,14 +44,27 @@ pub(crate) async fn apply(api: &ClusterApi, actor: &Actor, plan: Plan<String>, g
     let mut applied = Applied { notes: plan.notes, ..Applied::default() };
     let options = WriteOptions { field_manager: actor_name(actor).to_owned(), ..WriteOptions::default() };
     for phase in plan.phases {
+        // Bindings are one call, and one batch of the store, however many.
+        let (bindings, mut others): (Vec<_>, Vec<_>) =
+            phase.into_iter().partition(|action| matches!(action.verb, Verb::Bind { .. }));
+        for outcome in bind(api, actor, &options, bindings).await {
+            applied.take(outcome);
+        }
         let mut batch = if gently { 1 } else { FIRST_BATCH };
-        let mut waiting = phase.into_iter();
+        let mut waiting = others.drain(..);
         loop {
-            let actions: Vec<Action<String>> = waiting.by_ref().take(batch).collect();
-            if actions.is_empty() {
+            let running: FuturesUnordered<_> = waiting
+                .by_ref()
+                .take(batch)
+                .map(|action| async {
+                    let result = apply_one(api, actor, &options, &action).await;
+                    Outcome { action, result }
+                })
+                .collect();
+            if running.is_empty() {
                 break;
             }
-            for outcome in apply_beside(api, actor, &options, actions).await {
+            for outcome in running.collect::<Vec<_>>().await {
                 applied.take(outcome);
             }
             if applied.failed {
@@ -63,40 +76,16 @@ pub(crate) async fn apply(api: &ClusterApi, actor: &Actor, plan: Plan<String>, g
     applied
 }
 
-/// Applies actions side by side; all bindings among them in one call.
-async fn apply_beside(
-    api: &ClusterApi,
-    actor: &Actor,
-    options: &WriteOptions,
-    actions: Vec<Action<String>>,
-) -> Vec<Outcome> {
-    let (bindings, others): (Vec<_>, Vec<_>) =
-        actions.into_iter().partition(|action| matches!(action.verb, Verb::Bind { .. }));
-    let others: FuturesUnordered<_> = others
-        .into_iter()
-        .map(|action| async {
-            let result = apply_one(api, actor, options, &action).await;
-            Outcome { action, result }
-        })
-        .collect();
-    let bound = async {
-        if bindings.is_empty() {
-            return Vec::new();
-        }
-        let wanted = bindings
-            .iter()
-            .filter_map(|action| match &action.verb {
-                Verb::Bind { uid, node } => Some(binding(action, uid, node)),
-                _ => None,
-            })
-            .collect();
-        let results = api.bind_all(actor, wanted, options).await;
-        let outcomes = bindings.into_iter().zip(results);
-        outcomes.map(|(action, result)| Outcome { action, result: result.map(Some) }).collect()
-    };
-    let (mut outcomes, bound) = futures::join!(others.collect::<Vec<_>>(), bound);
-    outcomes.extend(bound);
-    outcomes
+async fn bind(api: &ClusterApi, actor: &Actor, options: &WriteOptions, actions: Vec<Action<String>>) -> Vec<Outcome> {
+    if actions.is_empty() {
+        return Vec::new();
+    }
+    let wanted = actions.iter().filter_map(|action| match &action.verb {
+        Verb::Bind { uid, node } => Some(binding(action, uid, node)),
+        _ => None,
+    });
+    let results = api.bind_all(actor, wanted.collect(), options).await;
+    actions.into_iter().zip(results).map(|(action, result)| Outcome { action, result: result.map(Some) }).collect()
 }
 
 fn binding(action: &Action<String>, uid: &str, node: &str) -> Binding {

@@ -252,8 +252,16 @@ impl Cluster {
     }
 
     fn plan(&mut self, job: Job, now: Timestamp) {
+        let Some(api) = self.api() else { return };
         let controller = &mut self.controllers[job.controller];
-        let context = Context { view: &self.view, now, failure: self.queue.failure(&job) };
+        let served = |api_version: &str, kind: &str| api.find_kind(api_version, kind).is_some();
+        let context = Context {
+            view: &self.view,
+            now,
+            failure: self.queue.failure(&job),
+            settings: api.settings(),
+            served: &served,
+        };
         let planned = std::panic::catch_unwind(AssertUnwindSafe(|| controller.plan(&job.key, &context)));
         let name = controller.name();
         let plan = match planned {
@@ -276,7 +284,6 @@ impl Cluster {
             return;
         }
         let (actor, gently) = (self.actors[job.controller].clone(), self.queue.is_failing(&job));
-        let Some(api) = self.api() else { return };
         self.applying.spawn(async move {
             let wake_at = plan.wake_at;
             let applied = guarded_apply(&api, &actor, plan, gently).await;

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use galley_controllers_plan::{Failure, Plan};
+use galley_pipeline::Settings;
 use galley_store::{DecodeError, ObjectKey};
 use galley_types::Revision;
 use jiff::Timestamp;
@@ -35,7 +36,6 @@ pub trait Controller: Send + Debug {
 }
 
 /// What a plan is made from.
-#[derive(Debug)]
 pub struct Context<'a> {
     /// The cluster.
     pub view: &'a View,
@@ -43,6 +43,10 @@ pub struct Context<'a> {
     pub now: Timestamp,
     /// The last attempt at this key, if it failed.
     pub failure: Option<&'a Failure>,
+    /// The installation's settings for this cluster: address ranges, root CA.
+    pub settings: &'a Settings,
+    /// Whether a kind (apiVersion, kind) is served here.
+    pub served: &'a dyn Fn(&str, &str) -> bool,
 }
 
 /// Collects the keys that a change concerns.

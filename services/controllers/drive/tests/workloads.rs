@@ -2,6 +2,7 @@
 
 mod support;
 
+use galley_pipeline::Propagation;
 use serde_json::{Value, json};
 use support::World;
 
@@ -89,4 +90,40 @@ async fn a_deployment_of_a_thousand_gets_exactly_a_thousand_pods() {
 
 fn pods() -> galley_store::Scope {
     galley_store::Scope { resource: "pods".into(), namespace: None }
+}
+
+#[tokio::test]
+async fn deleting_a_deployment_takes_its_sets_and_pods_along() {
+    for propagation in [Propagation::Background, Propagation::Foreground] {
+        let world = World::start().await;
+        world.create("deployments.apps", deployment(3)).await;
+        world.until("three pods", |w| w.list("pods").len() == 3).await;
+        world.delete("deployments.apps", "web", Some(propagation)).await;
+        world
+            .until("everything is gone", |w| {
+                ["pods", "replicasets.apps", "deployments.apps"].iter().all(|resource| w.list(resource).is_empty())
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn an_orphaning_deletion_leaves_pods_that_a_new_deployment_adopts() {
+    let world = World::start().await;
+    world.create("deployments.apps", deployment(2)).await;
+    world.until("two pods", |w| w.list("pods").len() == 2).await;
+    world.delete("deployments.apps", "web", Some(Propagation::Orphan)).await;
+    world
+        .until("the set is orphaned", |w| {
+            w.list("deployments.apps").is_empty()
+                && w.list("replicasets.apps").iter().all(|set| set["metadata"]["ownerReferences"].is_null())
+        })
+        .await;
+    world.create("deployments.apps", deployment(2)).await;
+    world
+        .until("the set is adopted", |w| {
+            w.list("replicasets.apps").iter().all(|set| !set["metadata"]["ownerReferences"].is_null())
+        })
+        .await;
+    assert_eq!((world.list("replicasets.apps").len(), world.list("pods").len()), (1, 2));
 }

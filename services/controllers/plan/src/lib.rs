@@ -10,6 +10,7 @@
 
 pub mod action;
 pub mod deployment;
+pub mod garbage;
 pub mod meta;
 pub mod pod;
 pub mod replica_set;
