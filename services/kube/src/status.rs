@@ -157,6 +157,8 @@ pub struct Status {
     pub causes: Vec<Cause>,
     /// `details.retryAfterSeconds`; also the `Retry-After` header. 0: absent.
     pub retry_after_seconds: u32,
+    /// `metadata.continue` of a list that cannot go on as it began; empty: absent.
+    pub continue_token: String,
 }
 
 impl Status {
@@ -171,6 +173,7 @@ impl Status {
             kind: String::new(),
             causes: Vec::new(),
             retry_after_seconds: 0,
+            continue_token: String::new(),
         }
     }
 
@@ -261,6 +264,9 @@ impl Status {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": format!("{:?}", self.reason), "code": self.code,
         });
+        if !self.continue_token.is_empty() {
+            value["metadata"] = json!({"continue": self.continue_token});
+        }
         if !details.is_empty() {
             value["details"] = Value::Object(details);
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use galley_kube::schema::{self, Decoded};
-use galley_kube::{FieldError, FieldValidation, Reason, Resource, Status, patch};
+use galley_kube::{FieldError, FieldValidation, Reason, Resource, Status, patch, validate};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -55,18 +55,18 @@ pub fn default(resource: &Resource, object: &mut Value) {
 }
 
 /// What is wrong with an object about to be created.
-pub fn validate_create(_resource: &Resource, _object: &Value) -> Vec<FieldError> {
-    Vec::new()
+pub fn validate_create(resource: &Resource, object: &Value) -> Vec<FieldError> {
+    validate::create(resource, object)
 }
 
 /// What is wrong with an update.
 pub fn validate_update(
-    _resource: &Resource,
-    _subresource: Option<&str>,
-    _new: &Value,
-    _old: &Value,
+    resource: &Resource,
+    subresource: Option<&str>,
+    new: &Value,
+    old: &Value,
 ) -> Vec<FieldError> {
-    Vec::new()
+    validate::update(resource, subresource, new, old)
 }
 
 /// Applies a JSON, merge or strategic merge patch. Custom resources have no strategic one.

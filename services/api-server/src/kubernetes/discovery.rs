@@ -1,0 +1,118 @@
+//! Paths that are no objects: discovery, version, health, OpenAPI.
+
+use galley_kube::openapi::CustomKind;
+use galley_kube::{Status, resource};
+use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HOST, HeaderValue, IF_NONE_MATCH, VARY};
+use http::{HeaderMap, Request, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::respond::{self, Style, header};
+use super::Call;
+use crate::body::Body;
+
+/// The version that clients see. Clients compare `major.minor` and ignore what follows the plus.
+const GIT_VERSION: &str = "v1.36.0+galley";
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// Answers a path, or 404.
+pub fn answer(call: &Call, request: &Request<Body>, style: Style) -> Result<Response<Body>, Status> {
+    let path = request.uri().path();
+    let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
+    let headers = request.headers();
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let catalog = call.api.catalog();
+    let found = |value: Option<Value>| value.ok_or_else(respond::not_found).map(|v| style.value(StatusCode::OK, &v));
+    match segments.as_slice() {
+        [""] => found(Some(json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2",
+            "/openapi/v3", "/readyz", "/version"]}))),
+        ["api" | "apis"] if wants_aggregated(headers) => {
+            let mut response = style.value(StatusCode::OK, &resource::aggregated(&catalog, segments == ["api"]));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+            response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+            Ok(response)
+        }
+        ["api"] => found(Some(resource::api_versions(header(headers, &HOST)))),
+        ["apis"] => found(Some(resource::api_group_list(&catalog))),
+        ["api", version] => found(resource::api_resource_list(&catalog, "", version)),
+        ["apis", group] => found(resource::api_group(&catalog, group)),
+        ["apis", group, version] => found(resource::api_resource_list(&catalog, group, version)),
+        ["version"] => found(Some(version())),
+        ["healthz" | "livez" | "readyz", ..] => Ok(health(call, &segments, request)),
+        ["openapi", "v2"] => {
+            let documents = custom(call);
+            Ok(document(headers, call.openapi.v2(&kinds(&documents))))
+        }
+        ["openapi", "v3"] => {
+            let documents = custom(call);
+            Ok(document(headers, call.openapi.v3_index(&kinds(&documents))))
+        }
+        ["openapi", "v3", "api" | "apis", rest @ ..] if !rest.is_empty() => {
+            let documents = custom(call);
+            let found = call.openapi.v3(&rest.join("/"), &kinds(&documents));
+            found.map(|bytes| document(headers, bytes)).ok_or_else(respond::not_found)
+        }
+        _ => Err(respond::not_found()),
+    }
+}
+
+fn wants_aggregated(headers: &HeaderMap) -> bool {
+    let accept = header(headers, &ACCEPT);
+    // The first that the server has: clients name the aggregated form before the plain one.
+    let first = accept.split(',').map(str::trim).find(|range| {
+        range.starts_with("application/json") && (!range.contains("g=apidiscovery.k8s.io") || range.contains("v=v2"))
+    });
+    first.is_some_and(|range| range.contains("as=APIGroupDiscoveryList") && !range.contains("v2beta1"))
+}
+
+fn version() -> Value {
+    json!({
+        "major": "1", "minor": "36", "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "2026-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }),
+        "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
+    })
+}
+
+fn health(call: &Call, segments: &[&str], request: &Request<Body>) -> Response<Body> {
+    let verbose = request.uri().query().is_some_and(|query| query.contains("verbose"));
+    let ready = call.api.store().is_current();
+    let (code, text) = if !ready {
+        (StatusCode::INTERNAL_SERVER_ERROR, format!("[-]store failed\n{} check failed\n", segments[0]))
+    } else if verbose {
+        (StatusCode::OK, format!("[+]ping ok\n[+]store ok\n{} check passed\n", segments[0]))
+    } else {
+        (StatusCode::OK, "ok".to_owned())
+    };
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// The served versions of this cluster's CRDs with their schemas.
+fn custom(call: &Call) -> Vec<(galley_kube::resource::ResourceRef, Option<Value>)> {
+    let catalog = call.api.custom_resources();
+    catalog.iter().map(|resource| (resource.clone(), call.api.custom_schema(resource))).collect()
+}
+
+fn kinds(documents: &[(galley_kube::resource::ResourceRef, Option<Value>)]) -> Vec<CustomKind<'_>> {
+    documents.iter().map(|(resource, schema)| CustomKind { resource, schema: schema.as_ref() }).collect()
+}
+
+/// A document that clients keep: 304 when they have it already.
+fn document(headers: &HeaderMap, bytes: bytes::Bytes) -> Response<Body> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    let tag = format!("\"{:016X}\"", hasher.finish());
+    let known = header(headers, &IF_NONE_MATCH) == tag;
+    let mut response = Response::new(if known { Body::empty() } else { Body::from(bytes) });
+    if known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
+}
