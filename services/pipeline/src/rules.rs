@@ -60,12 +60,7 @@ pub fn validate_create(resource: &Resource, object: &Value) -> Vec<FieldError> {
 }
 
 /// What is wrong with an update.
-pub fn validate_update(
-    resource: &Resource,
-    subresource: Option<&str>,
-    new: &Value,
-    old: &Value,
-) -> Vec<FieldError> {
+pub fn validate_update(resource: &Resource, subresource: Option<&str>, new: &Value, old: &Value) -> Vec<FieldError> {
     validate::update(resource, subresource, new, old)
 }
 

@@ -17,18 +17,9 @@ const GROUP: HeaderName = HeaderName::from_static("impersonate-group");
 const EXTRA: &str = "impersonate-extra-";
 
 /// 403 unless the actor may do this to the resource that the path names.
-pub fn resource(
-    api: &ClusterApi,
-    actor: &Actor,
-    verb: &str,
-    path: &ResourcePath,
-    query: &Query,
-) -> Result<(), Status> {
-    let selected = if matches!(verb, "list" | "watch" | "deletecollection") {
-        query::required_fields(query)
-    } else {
-        Vec::new()
-    };
+pub fn resource(api: &ClusterApi, actor: &Actor, verb: &str, path: &ResourcePath, query: &Query) -> Result<(), Status> {
+    let selected =
+        if matches!(verb, "list" | "watch" | "deletecollection") { query::required_fields(query) } else { Vec::new() };
     // A list of one name is a request for that object.
     let name = match selected.iter().find(|(field, _)| field == "metadata.name") {
         Some((_, name)) if path.name.is_empty() => name,

@@ -6,8 +6,8 @@ use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HOST, HeaderValue, IF_NONE_MATCH,
 use http::{HeaderMap, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::respond::{self, Style, header};
 use super::Call;
+use super::respond::{self, Style, header};
 use crate::body::Body;
 
 /// The version that clients see. Clients compare `major.minor` and ignore what follows the plus.

@@ -79,7 +79,8 @@ pub async fn answer(
             metadata.insert("remainingItemCount".into(), json!(remaining));
         }
     }
-    let decoded = || chunk.objects.iter().map(|object| call.api.decode(object, resource)).collect::<Result<Vec<_>, _>>();
+    let decoded =
+        || chunk.objects.iter().map(|object| call.api.decode(object, resource)).collect::<Result<Vec<_>, _>>();
     match form {
         View::Object => {
             let head = format!(
@@ -112,25 +113,14 @@ pub fn scope(resource: &Resource, namespace: &str) -> Scope {
 }
 
 /// Every object that a list without limit would show.
-pub async fn all(
-    call: &Call,
-    resource: &Resource,
-    namespace: &str,
-    query: &Query,
-) -> Result<Vec<Arc<Object>>, Status> {
+pub async fn all(call: &Call, resource: &Resource, namespace: &str, query: &Query) -> Result<Vec<Arc<Object>>, Status> {
     let selectors = Selectors::of(query, resource)?;
     let mut objects = call.api.store().list(&scope(resource, namespace)).objects;
     objects.retain(|object| selectors.matches(object));
     Ok(objects)
 }
 
-async fn chunk(
-    call: &Call,
-    scope: &Scope,
-    name: &str,
-    query: &Query,
-    selectors: &Selectors,
-) -> Result<Chunk, Status> {
+async fn chunk(call: &Call, scope: &Scope, name: &str, query: &Query, selectors: &Selectors) -> Result<Chunk, Status> {
     let store = call.api.store();
     let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0);
     let version = query.text("resourceVersion");
@@ -205,7 +195,9 @@ pub fn parse_version(text: &str) -> Result<Revision, Status> {
     if text.is_empty() {
         return Ok(Revision(0));
     }
-    text.parse().map(Revision).map_err(|_| Status::bad_request(format!("Invalid value: {text:?}: invalid resource version")))
+    text.parse()
+        .map(Revision)
+        .map_err(|_| Status::bad_request(format!("Invalid value: {text:?}: invalid resource version")))
 }
 
 /// 504: a revision that is not there yet.

@@ -89,8 +89,7 @@ async fn answer(mut call: Call, request: Request<Body>) -> Result<Response<Body>
     };
     let verb = path::verb(request.method(), &path, query.watches());
     authorization::resource(&call.api, &call.actor, verb, &path, &query)?;
-    let resource =
-        call.api.find_resource(&path.group, &path.version, &path.resource).ok_or_else(respond::not_found)?;
+    let resource = call.api.find_resource(&path.group, &path.version, &path.resource).ok_or_else(respond::not_found)?;
     if !resource.namespaced && !path.namespace.is_empty() {
         return Err(respond::not_found());
     }
@@ -139,12 +138,7 @@ fn connection(path: &ResourcePath) -> Option<Connect> {
 
 /// WebSockets can only be asked for with GET; whoever may merely `get` must not run commands for it, so `create` is asked
 /// for too.
-fn authorize_upgrade(
-    call: &Call,
-    path: &ResourcePath,
-    query: &Query,
-    request: &Request<Body>,
-) -> Result<(), Status> {
+fn authorize_upgrade(call: &Call, path: &ResourcePath, query: &Query, request: &Request<Body>) -> Result<(), Status> {
     let runs = matches!(path.subresource.as_str(), "exec" | "attach" | "portforward");
     if runs && request.method() == Method::GET {
         return authorization::resource(&call.api, &call.actor, "create", path, query);

@@ -38,17 +38,17 @@ pub fn view(headers: &HeaderMap, query: &Query) -> Result<View, Status> {
             (Some("Table"), Some("meta.k8s.io"), Some("v1" | "v1beta1")) => {
                 return Ok(View::Table(include_object(query)?));
             }
-            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1" | "v1beta1")) => {
+            (
+                Some("PartialObjectMetadata" | "PartialObjectMetadataList"),
+                Some("meta.k8s.io"),
+                Some("v1" | "v1beta1"),
+            ) => {
                 return Ok(View::Metadata);
             }
             _ => {}
         }
     }
-    Err(Status::new(
-        406,
-        Reason::NotAcceptable,
-        "only the following media types are accepted: application/json",
-    ))
+    Err(Status::new(406, Reason::NotAcceptable, "only the following media types are accepted: application/json"))
 }
 
 fn include_object(query: &Query) -> Result<IncludeObject, Status> {

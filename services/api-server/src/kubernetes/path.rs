@@ -45,8 +45,7 @@ pub fn parse(path: &str) -> Path {
     };
     let Some(version) = version.filter(|version| !version.is_empty()) else { return Path::Other };
     let mut rest: Vec<&str> = segments.collect();
-    let mut found =
-        ResourcePath { group: decoded(group), version: decoded(version), ..ResourcePath::default() };
+    let mut found = ResourcePath { group: decoded(group), version: decoded(version), ..ResourcePath::default() };
     if rest.first() == Some(&"watch") {
         found.watch_prefix = true;
         rest.remove(0);
@@ -131,13 +130,18 @@ mod tests {
             ("/api/v1/namespaces/x/finalize", "/v1||namespaces|x|finalize|"),
             ("/api/v1/nodes/n/proxy/stats/summary", "/v1||nodes|n|proxy|/stats/summary"),
             ("/api/v1/namespaces/x/services/http:s:80/proxy/", "/v1|x|services|http:s:80|proxy|/"),
-            ("/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode", "rbac.authorization.k8s.io/v1||clusterroles|system:node||"),
+            (
+                "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
+                "rbac.authorization.k8s.io/v1||clusterroles|system:node||",
+            ),
         ] {
             let Path::Resource(p) = parse(path) else { panic!("{path} is no resource") };
             let shown = [p.namespace, p.resource, p.name, p.subresource, p.rest].join("|");
             assert_eq!(format!("{}/{}|{shown}", p.group, p.version), told, "{path}");
         }
-        for path in ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/apis/apps/v1/", "/healthz", "/version"] {
+        for path in
+            ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/apis/apps/v1/", "/healthz", "/version"]
+        {
             assert_eq!(parse(path), Path::Other, "{path}");
         }
     }

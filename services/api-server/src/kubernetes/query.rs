@@ -42,9 +42,10 @@ impl Query {
     pub fn number(&self, key: &str) -> Result<Option<i64>, Status> {
         match self.text(key) {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| {
-                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-            }),
+            text => text
+                .parse()
+                .map(Some)
+                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
         }
     }
 
@@ -78,7 +79,9 @@ impl Query {
                 return Err(invalid(FieldError {
                     field: "fieldValidation".into(),
                     reason: "FieldValueNotSupported",
-                    message: format!("Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""),
+                    message: format!(
+                        "Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+                    ),
                 }));
             }
         };
@@ -130,10 +133,11 @@ pub fn propagation(policy: &str, orphan: Option<bool>) -> Result<Option<Propagat
             let message = if orphan.is_some() {
                 format!("Invalid value: {policy:?}: orphanDependents and deletionPropagation cannot be both set")
             } else {
-                format!("Unsupported value: {policy:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"")
+                format!(
+                    "Unsupported value: {policy:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
+                )
             };
-            let error =
-                FieldError { field: "propagationPolicy".into(), reason: "FieldValueInvalid", message };
+            let error = FieldError { field: "propagationPolicy".into(), reason: "FieldValueInvalid", message };
             return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
         }
     })

@@ -35,7 +35,9 @@ pub async fn answer(
         "localsubjectaccessreviews" => {
             let asked = spec.pointer("/resourceAttributes/namespace").and_then(Value::as_str).unwrap_or_default();
             if asked != namespace {
-                return Err(Status::bad_request("spec.resourceAttributes.namespace must match the namespace of the request"));
+                return Err(Status::bad_request(
+                    "spec.resourceAttributes.namespace must match the namespace of the request",
+                ));
             }
             access(api, &subject(&spec), &spec)?
         }

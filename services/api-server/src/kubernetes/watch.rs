@@ -121,9 +121,16 @@ fn check_initial(query: &Query, initial: Option<bool>) -> Result<(), Status> {
     };
     match (initial, matching) {
         (Some(_), "NotOlderThan") | (None, "") => Ok(()),
-        (Some(_), "") => invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
-        (Some(_), _) => invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
-        (None, _) => invalid("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
+        (Some(_), "") => {
+            invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+        }
+        (Some(_), _) => {
+            invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+        }
+        (None, _) => invalid(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
     }
 }
 
@@ -293,7 +300,9 @@ impl Encoder {
             View::Object => {
                 json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": metadata})
             }
-            View::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
+            View::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
             View::Table(include) => {
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
                 let mut table = view::table_of(
@@ -304,7 +313,8 @@ impl Encoder {
                     json!({"resourceVersion": revision.to_string()}),
                     columns,
                 );
-                let carried = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+                let carried =
+                    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
                 table["rows"] = json!([{"cells": [], "object": carried}]);
                 table
             }

@@ -95,8 +95,7 @@ impl WriteRequest<'_> {
         let body = respond::input(request).await?;
         let Call { api, actor, .. } = self.call;
         let ResourcePath { namespace, name, .. } = self.path;
-        let written =
-            api.update(actor, self.resource, namespace, name, self.subresource(), body, &options).await?;
+        let written = api.update(actor, self.resource, namespace, name, self.subresource(), body, &options).await?;
         self.written(StatusCode::OK, &written)
     }
 
@@ -109,16 +108,14 @@ impl WriteRequest<'_> {
         let body = if kind == PatchKind::Apply {
             respond::yaml(&bytes)?
         } else {
-            serde_json::from_slice(&bytes).map_err(|error| {
-                Status::bad_request(format!("error decoding patch: {error}"))
-            })?
+            serde_json::from_slice(&bytes)
+                .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?
         };
         let Call { api, actor, .. } = self.call;
         let ResourcePath { namespace, name, .. } = self.path;
         let existed = kind != PatchKind::Apply || api.get(self.resource, namespace, name).is_ok();
         let patch = Patch { kind, body };
-        let written =
-            api.patch(actor, self.resource, namespace, name, self.subresource(), patch, &options).await?;
+        let written = api.patch(actor, self.resource, namespace, name, self.subresource(), patch, &options).await?;
         self.written(if existed { StatusCode::OK } else { StatusCode::CREATED }, &written)
     }
 
@@ -142,16 +139,12 @@ impl WriteRequest<'_> {
         let Call { api, actor, .. } = self.call;
         let ResourcePath { namespace, name, .. } = self.path;
         let (written, gone) = api.delete_object(actor, self.resource, namespace, name, &options).await?;
-        let mut response = if gone && !returns_deleted(self.resource) {
-            let details = json!({"name": name, "group": self.resource.group, "kind": self.resource.plural,
-                "uid": &*written.object.uid});
-            self.style.value(StatusCode::OK, &success(details))
-        } else {
-            self.written(StatusCode::OK, &written)?
-        };
-        if !(gone && !returns_deleted(self.resource)) {
-            return Ok(response);
+        if !gone || returns_deleted(self.resource) {
+            return self.written(StatusCode::OK, &written);
         }
+        let details = json!({"name": name, "group": self.resource.group, "kind": self.resource.plural,
+            "uid": &*written.object.uid});
+        let mut response = self.style.value(StatusCode::OK, &success(details));
         warn(&mut response, &written.warnings);
         Ok(response)
     }
@@ -160,8 +153,7 @@ impl WriteRequest<'_> {
     pub async fn delete_collection(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let options = self.deletion(request).await?;
         let Call { api, actor, .. } = self.call;
-        let objects: Vec<Arc<Object>> =
-            list::all(self.call, self.resource, &self.path.namespace, self.query).await?;
+        let objects: Vec<Arc<Object>> = list::all(self.call, self.resource, &self.path.namespace, self.query).await?;
         let deletions = objects.iter().map(|object| {
             let key = &object.key;
             api.delete(actor, self.resource, &key.namespace, &key.name, &options)
@@ -217,7 +209,12 @@ fn returns_deleted(resource: &Resource) -> bool {
     match resource.group.as_str() {
         "" => matches!(
             resource.plural.as_str(),
-            "pods" | "services" | "serviceaccounts" | "persistentvolumes" | "persistentvolumeclaims" | "podtemplates"
+            "pods"
+                | "services"
+                | "serviceaccounts"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "podtemplates"
                 | "resourcequotas"
         ),
         "storage.k8s.io" => true,

@@ -1,0 +1,1 @@
+//! The HTTP API, over the real pipeline and the in-memory store.
