@@ -1,7 +1,7 @@
 //! One cluster's objects: reads from the owner's cache, writes through the shard's writer.
 
 use std::any::Any;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
 use galley_types::{ClusterId, ResourceName, Revision, TenantId};
@@ -79,7 +79,10 @@ pub struct Listing {
     pub objects: Vec<Arc<Object>>,
 }
 
-/// A loaded cluster. Cheap to clone through its `Arc`; holding one keeps the cluster's cache in memory.
+/// A loaded cluster. Cheap to clone through its `Arc`.
+///
+/// A cluster that was idle is unloaded, held or not, once controllers are settled: a [`crate::Notice`] says so, writes through
+/// an old `Arc` are refused, and the cluster is loaded again by the next request. Drop the `Arc` then: it keeps the old cache.
 ///
 /// Reads answer from memory, which is the truth while this process holds the cluster's shard. [`crate::Store::cluster`]
 /// checks that it does: get the cluster there for each request rather than keeping it.
@@ -111,10 +114,19 @@ pub(crate) struct Loaded {
     pub settings: Arc<StoreConfig>,
     pub segment: Mutex<Segment>,
     pub extension: Extension,
-    /// How far controllers are, until it is written down.
-    pub mark: Mutex<Option<Mark>>,
+    pub settled: Mutex<Settled>,
+    /// Watches of clients. Controllers' watches of everything do not keep a cluster in memory.
+    pub watches: AtomicUsize,
     /// Milliseconds after the store was opened.
     pub used: AtomicU64,
+}
+
+/// How far controllers are.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub mark: Mark,
+    /// Not written down yet.
+    pub dirty: bool,
 }
 
 /// The segment of `changes` that the cluster last wrote to, and the first revision in it.
@@ -256,7 +268,11 @@ impl ClusterStore {
     /// (`None`: until something changes). Cheap, called often: the newest report is written down within seconds, and before
     /// the cluster is unloaded; an older persisted report only means that the cluster is loaded needlessly.
     pub fn settled(&self, revision: Revision, wake_at: Option<Timestamp>) {
-        *self.loaded.mark.lock() = Some(Mark { cluster: self.loaded.id, revision, wake_at });
+        let mark = Mark { cluster: self.loaded.id, revision, wake_at };
+        let mut settled = self.loaded.settled.lock();
+        if settled.mark != mark {
+            *settled = Settled { mark, dirty: true };
+        }
     }
 
     /// State of the layer above that lives as long as the cluster is loaded: its locks and caches, made on first use. There

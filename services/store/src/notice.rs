@@ -12,11 +12,11 @@ use crate::watch::Event;
 /// Something that controllers may have to act on.
 #[derive(Debug, Clone)]
 pub enum Notice {
-    /// A cluster was loaded: look at all of it. Drop the `Arc` when nothing is left to do, or the cluster stays in memory.
+    /// A cluster was loaded: look at all of it, and say when you are settled, or the cluster stays in memory.
     Loaded(Arc<ClusterStore>),
     /// Committed changes of a loaded cluster, in order, each exactly once after its `Loaded`.
     Changed(Arc<ClusterStore>, Arc<[Arc<Event>]>),
-    /// A cluster was evicted, deleted, or its shard was lost: forget it.
+    /// A cluster was unloaded, deleted, or its shard was lost: drop what you hold of it. Writes to it are refused.
     Unloaded(ClusterId),
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use galley_types::{Clock, ClusterId, ShardId};
+use galley_types::{Clock, ClusterId, Revision, ShardId};
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
@@ -12,9 +13,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::backend::postgres::Postgres;
-use crate::backend::{Backend, Fence, Unsettled};
+use crate::backend::{Backend, Fence, Mark, Unsettled};
 use crate::cache::State;
-use crate::cluster::{ClusterStore, Extension, Loaded, Segment};
+use crate::cluster::{ClusterStore, Extension, Loaded, Segment, Settled};
 use crate::codec;
 use crate::config::StoreConfig;
 use crate::crypto::DataKey;
@@ -23,6 +24,13 @@ use crate::notice::{Notice, Notices};
 use crate::registry::{ClusterState, records::ClusterRow};
 use crate::shard::Shard;
 use crate::writer::{self, Writer};
+
+/// A cluster that was asked for this recently may have a request under way: it is not unloaded even for want of memory.
+const IN_USE: Duration = Duration::from_secs(10);
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Every cluster's objects, and the rows beside them. Cheap to clone; background work ends with the last clone, or with
 /// [`Store::close`], which also hands the shards over at once.
@@ -121,9 +129,9 @@ impl Store {
         self.inner.clusters.read().values().map(|cluster| cluster.loaded.state.read().bytes()).sum()
     }
 
-    /// Unloads clusters that nobody holds and that were idle for the configured time; also called now and then by itself.
-    pub fn evict(&self) {
-        self.inner.evict();
+    /// Unloads clusters that nobody needs; happens by itself every few seconds.
+    pub async fn evict(&self) {
+        self.inner.evict().await;
     }
 
     /// Finishes what is queued, ends watches, and gives the shards to whoever wants them.
@@ -159,7 +167,7 @@ impl Inner {
     }
 
     fn uptime_ms(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.opened.elapsed())
     }
 
     /// The cluster if it is loaded, marked as used.
@@ -184,11 +192,7 @@ impl Inner {
                 None => self.load_alone(id).await,
             }
         };
-        let mut loads = self.loads.lock();
-        // The map's and this one: nobody else waits.
-        if Arc::strong_count(&turn) <= 2 {
-            loads.remove(&id);
-        }
+        self.end_turn(id, &turn);
         loaded
     }
 
@@ -224,7 +228,11 @@ impl Inner {
                 settings: self.config.clone(),
                 segment: Mutex::new(Segment { index: i64::MIN, floor: snapshot.revision.next() }),
                 extension: Extension::default(),
-                mark: Mutex::default(),
+                settled: Mutex::new(Settled {
+                    mark: Mark { cluster: id, revision: Revision(0), wake_at: None },
+                    dirty: false,
+                }),
+                watches: AtomicUsize::new(0),
                 used: AtomicU64::new(self.uptime_ms()),
             }),
         });
@@ -304,9 +312,11 @@ impl Inner {
         }
     }
 
-    pub(crate) fn evict(&self) {
+    /// Unloads clusters that nobody needs, the longest unused first: those idle for the configured time, and, over the
+    /// memory budget, those not in use right now. If that is not enough, event logs are halved.
+    pub(crate) async fn evict(&self) {
         let now = self.uptime_ms();
-        let idle = u64::try_from(self.config.cache.idle.as_millis()).unwrap_or(u64::MAX);
+        let idle = millis(self.config.cache.idle);
         let mut clusters: Vec<(u64, ClusterId, usize)> = self
             .clusters
             .read()
@@ -319,8 +329,8 @@ impl Inner {
         let mut bytes: usize = clusters.iter().map(|(_, _, bytes)| bytes).sum();
         let budget = self.config.cache.bytes;
         for (used, id, size) in clusters {
-            let due = now.saturating_sub(used) >= idle;
-            if (due || bytes > budget) && self.evict_unheld(id) {
+            let least = if bytes > budget { idle.min(millis(IN_USE)) } else { idle };
+            if now.saturating_sub(used) >= least && self.evict_one(id, used).await {
                 bytes -= size;
             }
         }
@@ -329,32 +339,68 @@ impl Inner {
         }
     }
 
-    /// Unloads the cluster if only this map knows it.
-    fn evict_unheld(&self, id: ClusterId) -> bool {
-        self.notices.unloaded(id, || {
-            let mut clusters = self.clusters.write();
-            let unheld = clusters.get(&id).is_some_and(|cluster| {
-                Arc::strong_count(cluster) == 1
-                    && Arc::strong_count(&cluster.loaded) == 1
-                    && cluster.loaded.mark.lock().is_none()
+    /// Unloads a cluster that was last used at `used`, if it is not needed. No load of it begins before its last write ended.
+    async fn evict_one(&self, id: ClusterId, used: u64) -> bool {
+        let turn = self.loads.lock().entry(id).or_default().clone();
+        let evicted = {
+            let _turn = turn.lock().await;
+            let mut removed = None;
+            self.notices.unloaded(id, || {
+                let mut clusters = self.clusters.write();
+                if clusters.get(&id).is_some_and(|cluster| self.is_unneeded(cluster, used)) {
+                    removed = clusters.remove(&id);
+                }
+                removed.is_some()
             });
-            unheld && clusters.remove(&id).is_some()
-        })
+            if let Some(cluster) = &removed {
+                cluster.loaded.close();
+                writer::barrier(&cluster.loaded).await;
+            }
+            removed.is_some()
+        };
+        self.end_turn(id, &turn);
+        evicted
+    }
+
+    /// Not used since, not watched, and either nobody holds it or controllers have said that they are done with it for now.
+    fn is_unneeded(&self, cluster: &Arc<ClusterStore>, used: u64) -> bool {
+        let loaded = &cluster.loaded;
+        if loaded.used.load(Ordering::Relaxed) != used || loaded.watches.load(Ordering::Relaxed) > 0 {
+            return false;
+        }
+        let settled = loaded.settled.lock();
+        let soon = self.clock.now().checked_add(self.config.cache.idle).unwrap_or(Timestamp::MAX);
+        let is_settled =
+            settled.mark.revision >= loaded.state.read().revision() && settled.mark.wake_at.is_none_or(|at| at > soon);
+        let is_held = Arc::strong_count(cluster) > 1 || Arc::strong_count(loaded) > 1;
+        !settled.dirty && (is_settled || !is_held)
+    }
+
+    fn end_turn(&self, id: ClusterId, turn: &Arc<tokio::sync::Mutex<()>>) {
+        let mut loads = self.loads.lock();
+        // The map's and this one: nobody else waits.
+        if Arc::strong_count(turn) <= 2 {
+            loads.remove(&id);
+        }
     }
 
     /// Writes down how far controllers are.
     pub(crate) async fn settle_marks(&self) -> Result<(), StoreError> {
         let clusters = self.all_loaded();
-        let marks: Vec<_> = clusters.iter().filter_map(|cluster| cluster.loaded.mark.lock().clone()).collect();
+        let dirty = |cluster: &Arc<ClusterStore>| {
+            let settled = cluster.loaded.settled.lock();
+            settled.dirty.then(|| settled.mark.clone())
+        };
+        let marks: Vec<Mark> = clusters.iter().filter_map(dirty).collect();
         if marks.is_empty() {
             return Ok(());
         }
         self.backend.settle(&marks).await?;
         for mark in marks {
             let Some(cluster) = clusters.iter().find(|cluster| cluster.id() == mark.cluster) else { continue };
-            let mut kept = cluster.loaded.mark.lock();
-            if *kept == Some(mark) {
-                *kept = None;
+            let mut settled = cluster.loaded.settled.lock();
+            if settled.mark == mark {
+                settled.dirty = false;
             }
         }
         Ok(())

@@ -80,7 +80,7 @@ pub(crate) async fn house(store: Weak<Inner>) {
 
 pub(crate) async fn house_round(inner: &Inner, slow: bool) -> Result<(), StoreError> {
     inner.settle_marks().await?;
-    inner.evict();
+    inner.evict().await;
     if slow {
         expire_events(inner).await;
         compact(inner).await?;

@@ -3,6 +3,7 @@
 //! A watcher is a cursor into the cluster's shared log: an event is kept and encoded once, however many watch it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use galley_types::{ResourceName, Revision};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::cache::{Advance, Start};
+use crate::cache::{self, Advance, Start};
 use crate::cluster::Loaded;
 use crate::codec;
 use crate::object::Object;
@@ -110,6 +111,14 @@ enum Source {
     Log(u64),
 }
 
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if self.is_counted() {
+            self.cluster.watches.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Watch {
     pub(crate) async fn open(cluster: Arc<Loaded>, scope: Scope, from: Revision) -> Result<Self, WatchEnd> {
         let entry = cluster.state.write().enter(&scope.resource, from);
@@ -131,6 +140,9 @@ impl Watch {
             delivered: from,
             progress_due,
         };
+        if watch.is_counted() {
+            watch.cluster.watches.fetch_add(1, Ordering::Relaxed);
+        }
         if let Source::Changes(from) = watch.source {
             // The first page now: an expired revision is answered before the watch begins.
             watch.page(from).await?;
@@ -168,6 +180,10 @@ impl Watch {
                 Advance::Events | Advance::Behind | Advance::Closed => {}
             }
         }
+    }
+
+    fn is_counted(&self) -> bool {
+        self.scope.resource.as_str() != cache::EVERYTHING
     }
 
     /// How far this watch is, if more can be said than the last event said.

@@ -48,6 +48,7 @@ pub(super) struct Tables {
     clusters: BTreeMap<ClusterId, Contents>,
     /// Commits under way whose answer is lost already.
     late: Vec<(Fence, Batch)>,
+    commits: u64,
     pub(super) registry: Registry,
 }
 
@@ -79,6 +80,10 @@ impl Memory {
 
     pub(crate) fn faults(&self, faults: Faults) {
         self.weather.lock().0 = faults;
+    }
+
+    pub(crate) fn commits(&self) -> u64 {
+        self.tables.lock().commits
     }
 
     /// Everything that is stored, as bytes: what a dump would show.
@@ -153,6 +158,7 @@ impl Tables {
         if !batch.steps.iter().all(follows) {
             return Err(BackendError::Failed { operation: "commit", source: Cause::Injected });
         }
+        self.commits += 1;
         for step in &batch.steps {
             self.clusters.entry(step.cluster).or_default().revision = step.next;
         }

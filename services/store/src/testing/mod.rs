@@ -42,6 +42,11 @@ impl MemoryDatabase {
         self.0.dump()
     }
 
+    /// Batches committed so far.
+    pub fn commits(&self) -> u64 {
+        self.0.commits()
+    }
+
     /// Opens a store on it.
     pub async fn open(&self, config: StoreConfig, clock: Arc<dyn Clock>) -> Result<Store, StoreError> {
         Store::start(self.0.clone(), config, clock).await
@@ -100,6 +105,7 @@ impl Store {
     /// Ends this store's tasks at once, as a crash does: leases stay, nothing is answered.
     pub fn crash(&self) {
         self.inner.stop();
+        self.inner.shard_list().iter().for_each(|shard| shard.lose());
         self.inner.all_loaded().iter().for_each(|cluster| cluster.loaded.close());
     }
 

@@ -1,6 +1,11 @@
 //! The store as its users see it.
 
+mod cache;
 mod cluster;
+mod crash;
+mod migrations;
 mod postgres;
 mod registry;
+mod simulation;
 mod support;
+mod watches;

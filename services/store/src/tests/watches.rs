@@ -1,0 +1,102 @@
+//! What watches promise beside their events: progress on time, and a clear end for those that fall behind.
+
+use std::time::Duration;
+
+use galley_types::Revision;
+use tokio::time::Instant;
+
+use super::support::*;
+use crate::testing::{Faults, MemoryDatabase, config};
+use crate::*;
+
+#[tokio::test(start_paused = true)]
+async fn progress_comes_on_its_interval_and_never_ahead_of_an_event() {
+    let store = Store::open_in_memory(clock()).await.expect("opens");
+    let cluster = store.cluster_for_test("a").await.expect("cluster");
+    let mut watch = cluster.watch(scope("pods", Some("n")), Revision(0)).await.expect("watch");
+    cluster.commit(create("pods", "other", "x", "1")).await.expect("written");
+    let start = Instant::now();
+    assert!(matches!(next(&mut watch).await, Ok(WatchItem::Progress(Revision(1)))));
+    assert_eq!(start.elapsed(), Duration::from_secs(10));
+    // Due while events wait: it says no more than was handed out.
+    tokio::time::advance(Duration::from_secs(11)).await;
+    cluster.commit(create("pods", "n", "x", "1")).await.expect("written");
+    assert!(matches!(next(&mut watch).await, Ok(WatchItem::Progress(Revision(1)))));
+    assert_eq!(events(&mut watch, 1).await, ["Added x=1@2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_that_falls_behind_is_cut_off_in_bytes_and_resumes_from_changes() {
+    let clock = clock();
+    let mut config = config("", "one");
+    config.cache.log_bytes = 10_000;
+    let store = MemoryDatabase::new(clock.clone(), 0).open(config, clock).await.expect("opens");
+    let cluster = store.cluster_for_test("a").await.expect("cluster");
+    let pods = scope("pods", None);
+    let mut slow = cluster.watch(pods.clone(), Revision(0)).await.expect("watch");
+    let mut other = cluster.watch(scope("configmaps", None), Revision(0)).await.expect("watch");
+    cluster.commit(create("pods", "n", "first", "1")).await.expect("written");
+    cluster.commit(create("configmaps", "n", "c", "1")).await.expect("written");
+    assert_eq!(events(&mut slow, 1).await, ["Added first=1@1"]);
+    for i in 0..50 {
+        cluster.commit(create("pods", "n", &format!("p{i}"), "1")).await.expect("written");
+    }
+    assert_eq!(next(&mut slow).await.err(), Some(WatchEnd::TooSlow));
+    assert_eq!(events(&mut other, 1).await, ["Added c=1@2"], "others are not harmed");
+    let mut resumed = cluster.watch(pods, Revision(1)).await.expect("from changes");
+    for revision in 3..=52 {
+        assert_eq!(next_event(&mut resumed).await.object.revision, Revision(revision));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_when_the_store_closes() {
+    let store = Store::open_in_memory(clock()).await.expect("opens");
+    let cluster = store.cluster_for_test("a").await.expect("cluster");
+    let mut watch = cluster.watch(scope("pods", None), Revision(0)).await.expect("watch");
+    let (end, ()) = tokio::join!(next(&mut watch), store.close());
+    assert_eq!(end.err(), Some(WatchEnd::Closing));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_are_not_logged_and_resume_from_memory_only() {
+    let clock = clock();
+    let database = MemoryDatabase::new(clock.clone(), 0);
+    let store = database.open(config("", "one"), clock.clone()).await.expect("opens");
+    let cluster = store.cluster_for_test("a").await.expect("cluster");
+    let leases = scope("leases.coordination.k8s.io", None);
+    cluster.commit(create("leases.coordination.k8s.io", "n", "l", "1")).await.expect("written");
+    cluster.commit(create("pods", "n", "p", "1")).await.expect("written");
+    cluster.commit(update("leases.coordination.k8s.io", "n", "l", "2", Revision(1))).await.expect("written");
+    let mut watch = cluster.watch(leases.clone(), Revision(1)).await.expect("from memory");
+    assert_eq!(events(&mut watch, 1).await, ["Modified l=2@3"]);
+    let id = cluster.id();
+    drop((watch, cluster));
+    store.close().await;
+    let store = database.open(config("", "one"), clock).await.expect("opens");
+    let cluster = store.cluster(id).await.expect("loads");
+    assert_eq!(names(&cluster.list(&leases)), ["l=2"], "the state is there");
+    let expired = WatchEnd::Expired { asked: Revision(1), oldest: Revision(3) };
+    assert_eq!(cluster.watch(leases, Revision(1)).await.err(), Some(expired));
+    assert!(cluster.watch(scope("pods", None), Revision(2)).await.is_ok(), "others resume across heartbeats");
+}
+
+#[tokio::test(start_paused = true)]
+async fn writers_that_wait_share_a_commit() {
+    let clock = clock();
+    let database = MemoryDatabase::new(clock.clone(), 0);
+    let store = database.open(config("", "one"), clock).await.expect("opens");
+    let cluster = store.cluster_for_test("a").await.expect("cluster");
+    database.faults(Faults { latency: Duration::from_millis(5), ..Faults::default() });
+    let writers: Vec<_> = (0..64)
+        .map(|i| {
+            let cluster = cluster.clone();
+            tokio::spawn(async move { cluster.commit(create("pods", "n", &format!("p{i}"), "1")).await })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.expect("joins").expect("written");
+    }
+    assert!(database.commits() <= 2, "{} commits for 64 writers", database.commits());
+    assert_eq!(cluster.revision(), Revision(64));
+}
