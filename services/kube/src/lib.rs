@@ -1,6 +1,8 @@
 //! The Kubernetes API's rules, as pure functions and tables: resources, strict decoding, defaults, validation, patches,
 //! server-side apply, tables, discovery, OpenAPI, CRD schemas, and the `Status` errors clients match on.
 
+pub mod apply;
+pub mod crd;
 pub mod defaults;
 pub mod openapi;
 pub mod patch;

@@ -80,6 +80,7 @@ fn a_custom_kind_is_published_and_changes_the_hash_of_its_version_only() {
         categories: vec![],
         subresources: vec![],
         storage_version: "v1".into(),
+        custom: None,
     };
     let schema =
         json!({"type": "object", "properties": {"spec": {"type": "object", "description": "What is wanted."}}});

@@ -18,8 +18,12 @@ use crate::Resource;
 
 pub use pod::{image_pull_policy, pod_template};
 
-/// Fills in the defaults of an object in the version that `resource` names. Custom resources have theirs in their schema.
+/// Fills in the defaults of an object in the version that `resource` names. Those of custom resources are in
+/// their schema.
 pub fn apply(resource: &Resource, object: &mut Value) {
+    if let Some(custom) = &resource.custom {
+        return crate::crd::apply_defaults(object, &custom.schema);
+    }
     let Value::Object(members) = object else { return };
     match (resource.group.as_str(), resource.plural.as_str()) {
         ("", "pods") => pod::pod(members),

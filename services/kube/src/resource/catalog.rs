@@ -164,6 +164,7 @@ fn parse(line: &str) -> Option<Resource> {
         categories,
         subresources: words.map(subresource).collect(),
         storage_version: if group == "autoscaling" { "v2".into() } else { version.into() },
+        custom: None,
     })
 }
 

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use galley_types::ResourceName;
 
+use crate::crd::Version;
+
+pub(crate) use catalog::version_rank;
 pub use catalog::{Catalog, builtin};
 pub use discovery::{aggregated, api_group, api_group_list, api_resource_list, api_versions};
 
@@ -35,6 +38,8 @@ pub struct Resource {
     pub subresources: Vec<Subresource>,
     /// The version objects are stored in (may be another than `version`).
     pub storage_version: String,
+    /// For custom resources: schema, columns, scale.
+    pub custom: Option<Arc<Version>>,
 }
 
 /// `pods/log`, `deployments/scale`.

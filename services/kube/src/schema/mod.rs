@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 pub use decode::{Body, Decoded, FieldValidation, decode};
+pub(crate) use decode::{check_type_meta, unreadable};
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| load::load(include_str!("../../data/schema.txt")));
 

@@ -13,6 +13,7 @@ fn resource(group: &str, plural: &str) -> Resource {
         categories: vec![],
         subresources: vec![],
         storage_version: "v1".into(),
+        custom: None,
     }
 }
 

@@ -39,6 +39,7 @@ pub fn create(resource: &Resource, object: &Value) -> Vec<FieldError> {
     let mut errors = Errors::default();
     meta::create(&mut errors, resource, object);
     body(&mut errors, resource, object, None);
+    schema(&mut errors, resource, object);
     errors.finish()
 }
 
@@ -54,7 +55,14 @@ pub fn update(resource: &Resource, subresource: Option<&str>, new: &Value, old: 
             body(&mut errors, resource, new, Some(old));
         }
     }
+    schema(&mut errors, resource, new);
     errors.finish()
+}
+
+fn schema(errors: &mut Errors, resource: &Resource, object: &Value) {
+    for error in resource.custom.iter().flat_map(|custom| crate::crd::validate(object, &custom.schema)) {
+        errors.push(error);
+    }
 }
 
 /// Everything below the metadata. `old` is there for updates.
