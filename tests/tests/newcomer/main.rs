@@ -1,0 +1,133 @@
+//! What a newcomer does, on a whole installation: PostgreSQL, server, two nodes with containers, unmodified kubectl.
+//!
+//! One installation serves all sections, which run in order, each in a namespace of its own. A section that fails does not
+//! keep the next ones from running; the test fails with all that failed.
+
+mod bad_input;
+mod in_cluster;
+mod kubectl;
+mod management;
+mod nodes;
+mod services;
+mod streams;
+mod workloads;
+
+use std::time::Instant;
+
+use anyhow::Result;
+use galley_tests::World;
+
+type Section = (&'static str, fn(&mut World) -> Result<()>);
+
+const SECTIONS: &[Section] = &[
+    ("management: clusters come and go over REST", management::clusters),
+    ("management: strangers are told nothing", management::strangers),
+    ("kubectl: the verbs on objects", kubectl::objects),
+    ("kubectl: apply on either side, and who owns what", kubectl::apply),
+    ("kubectl: explain, api-resources, auth, tokens, top", kubectl::discovery),
+    ("workloads: a pod with everything", workloads::everything),
+    ("workloads: a deployment rolls, heals and goes back", workloads::deployment),
+    ("workloads: jobs, daemons and stateful sets", workloads::others),
+    ("streams: logs, exec, attach, cp, port-forward", streams::all),
+    ("services: cluster IP by name, headless, node port, load balancer", services::reachable),
+    ("services: a rolling update loses no request", services::rolling_update),
+    ("in the cluster: an unmodified client library", in_cluster::client_library),
+    ("bad input: what kubectl shows", bad_input::manifests),
+    ("bad input: containers that cannot run", bad_input::containers),
+    ("nodes: cordon, drain, restart of the agent", nodes::maintenance),
+    ("nodes: a node that dies", nodes::death),
+];
+
+#[test]
+fn a_newcomer_does_everything_with_kubectl_and_real_containers() {
+    // Short enough to wait for in a test; the default is 40 s.
+    let mut world = World::start("e2e", 90, &["--node-monitor-grace-period", "12s"]).expect("an installation starts");
+    world.start_nodes(2).expect("two nodes join");
+    world.galley.cloud_controller_start().expect("the cloud controller starts");
+    let only = std::env::var("GALLEY_TEST_SECTION").unwrap_or_default();
+    let mut failed = Vec::new();
+    for (name, section) in SECTIONS.iter().filter(|(name, _)| name.contains(&only)) {
+        let start = Instant::now();
+        let outcome = section(&mut world);
+        let seconds = start.elapsed().as_secs_f64();
+        match outcome {
+            Ok(()) => println!("ok      {seconds:>6.1} s  {name}"),
+            Err(error) => {
+                println!("FAILED  {seconds:>6.1} s  {name}\n{error:#}");
+                failed.push(*name);
+            }
+        }
+    }
+    if !failed.is_empty() {
+        println!("{}", world.logs());
+    }
+    assert!(failed.is_empty(), "failed sections: {failed:#?}");
+}
+
+/// A namespace for a section, deleted in the background when the section is over.
+struct Namespace<'a> {
+    world: &'a World,
+    name: &'static str,
+}
+
+impl<'a> Namespace<'a> {
+    fn new(world: &'a World, name: &'static str) -> Result<Self> {
+        world.kubectl.run(&["create", "namespace", name])?;
+        Ok(Self { world, name })
+    }
+
+    /// `kubectl --namespace ...`.
+    fn run(&self, arguments: &[&str]) -> Result<String> {
+        self.world.kubectl.run(&[&["--namespace", self.name], arguments].concat())
+    }
+
+    fn fails(&self, arguments: &[&str]) -> Result<String> {
+        self.world.kubectl.run_failing(&[&["--namespace", self.name], arguments].concat())
+    }
+
+    fn input(&self, arguments: &[&str], input: &str) -> Result<String> {
+        self.world.kubectl.run_with_input(&[&["--namespace", self.name], arguments].concat(), input)
+    }
+
+    fn apply(&self, manifest: &str) -> Result<String> {
+        self.input(&["apply", "-f", "-"], manifest)
+    }
+
+    fn get(&self, arguments: &[&str]) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.run(&[&["get"], arguments, &["-o", "json"]].concat())?)?)
+    }
+
+    /// Asks until the objects are so.
+    fn until(
+        &self,
+        arguments: &[&str],
+        seconds: u64,
+        what: &str,
+        condition: impl Fn(&serde_json::Value) -> bool,
+    ) -> Result<serde_json::Value> {
+        let all = [&["--namespace", self.name], arguments].concat();
+        let limit = std::time::Duration::from_secs(seconds);
+        self.world.kubectl.wait_for(&all, limit, what, condition)
+    }
+
+    /// `kubectl rollout status` with a time limit.
+    fn rolled_out(&self, workload: &str) -> Result<()> {
+        let status = self.run(&["rollout", "status", workload, "--timeout=90s"]);
+        status.map(drop).map_err(|error| {
+            let pods = self.run(&["describe", "pods"]).unwrap_or_default();
+            error.context(format!("{workload} did not roll out; its pods:\n{pods}"))
+        })
+    }
+}
+
+impl Drop for Namespace<'_> {
+    fn drop(&mut self) {
+        let _ = self.world.kubectl.run(&["delete", "namespace", self.name, "--wait=false"]);
+    }
+}
+
+/// Fails unless `text` contains `wanted`.
+fn contains(text: &str, wanted: &str) -> Result<()> {
+    anyhow::ensure!(text.contains(wanted), "{wanted:?} is not in:\n{text}");
+    Ok(())
+}
