@@ -111,7 +111,7 @@ impl Kernel {
         let verdicts = self.collections.values().flat_map(|(_, elements)| elements.values());
         let rules = self.chains.values().flatten();
         for text in verdicts.chain(rules) {
-            let words: Vec<&str> = text.split(|separator| separator == ' ' || separator == ',').collect();
+            let words: Vec<&str> = text.split([' ', ',']).collect();
             for pair in words.windows(2) {
                 match pair {
                     ["goto" | "jump", target] => {
