@@ -41,6 +41,17 @@ impl LocalCloud {
         }
     }
 
+    /// The arguments that tell `galley-cloud-controller` which cloud it is.
+    pub fn arguments(&self) -> Vec<String> {
+        let pairs = [
+            ("--state-dir", self.state_dir.display().to_string()),
+            ("--prefix", self.prefix.clone()),
+            ("--subnet", self.subnet.to_string()),
+            ("--balancers", self.balancers.to_string()),
+        ];
+        pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    }
+
     /// The bridge on this machine.
     pub fn bridge(&self) -> String {
         let mut name = format!("{}0", self.prefix);

@@ -242,7 +242,7 @@ impl Installation {
         let mut command = Command::new(self.binary("galley-cloud-controller"));
         command.args(["run", "--cloud", "local", "--server", &self.url(), "--ca-file"]).arg(self.ca());
         command.arg("--token-file").arg(self.server_dir().join("cloud.token"));
-        command.arg("--state-dir").arg(&self.options.cloud.state_dir);
+        command.args(self.options.cloud.arguments());
         self.cloud_controller.start(command)?;
         Ok(())
     }
