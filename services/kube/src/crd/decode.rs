@@ -38,6 +38,7 @@ pub fn decode(resource: &Resource, body: Body<'_>, mode: FieldValidation) -> Res
     }
     if let (Some(custom), Value::Object(members)) = (&resource.custom, &mut value) {
         prune_members(members, &custom.schema, true, "", &mut problems);
+        decode_embedded(&mut value, &custom.schema, resource, "", &mut problems)?;
     }
     match mode {
         FieldValidation::Strict if !problems.is_empty() => {
@@ -56,6 +57,42 @@ fn decode_metadata(metadata: Value, resource: &Resource, problems: &mut Vec<Stri
     let mut decoded = schema::decode(ty, &resource.api_version(), &resource.kind, body, FieldValidation::Warn)?;
     problems.append(&mut decoded.warnings);
     Ok(decoded.value["metadata"].take())
+}
+
+/// Objects within the object (`x-kubernetes-embedded-resource`) have metadata like any other.
+fn decode_embedded(
+    value: &mut Value,
+    schema: &Schema,
+    resource: &Resource,
+    path: &str,
+    problems: &mut Vec<String>,
+) -> Result<(), Status> {
+    match value {
+        Value::Object(members) => {
+            if schema.embedded
+                && let Some(metadata) = members.get_mut("metadata")
+            {
+                let from = problems.len();
+                *metadata = decode_metadata(metadata.take(), resource, problems)?;
+                within(&mut problems[from..], path);
+            }
+            for (name, member) in members.iter_mut() {
+                if let Some(schema) = schema.member(name) {
+                    let inner = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    decode_embedded(member, schema, resource, &inner, problems)?;
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(schema) = &schema.items {
+                for (at, item) in items.iter_mut().enumerate() {
+                    decode_embedded(item, schema, resource, &format!("{path}[{at}]"), problems)?;
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// The fields that every object has are not the schema's to name.

@@ -282,3 +282,64 @@ fn names_and_namespaces_follow_their_kind() {
     assert_eq!(long, ["metadata.annotations: Too long: may not be more than 262144 bytes"]);
     assert!(created("clusterroles.rbac.authorization.k8s.io", json!({"metadata": {"name": "system:x"}})).is_empty());
 }
+
+fn crd_with(change: Value) -> Value {
+    let mut definition = json!({"metadata": {"name": "widgets.example.com"}, "spec": {
+        "group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}],
+    }});
+    patch::merge(&mut definition, &change);
+    definition
+}
+
+fn crd_with_schema(schema: Value) -> Value {
+    crd_with(
+        json!({"spec": {"versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}}),
+    )
+}
+
+#[test]
+fn definitions_problems_are_named_as_kubectl_shows_them() {
+    const SCHEMA: &str = "spec.versions[0].schema.openAPIV3Schema";
+    for (definition, text) in [
+        (crd_with(json!({})), None),
+        (
+            crd_with_schema(
+                json!({"type": "object", "properties": {"spec": {"type": "array", "items": {"type": "string"},
+                "default": ["a"]}}}),
+            ),
+            None,
+        ),
+        (
+            crd_with(json!({"metadata": {"name": "gadgets.example.com"}})),
+            Some(
+                "metadata.name: Invalid value: \"gadgets.example.com\": must be spec.names.plural+\".\"+spec.group"
+                    .into(),
+            ),
+        ),
+        (
+            crd_with_schema(json!({"type": "object", "properties": {"spec": {}}})),
+            Some(format!(
+                "{SCHEMA}.properties[spec].type: Required value: must not be empty for specified object fields"
+            )),
+        ),
+        (crd_with_schema(json!({})), Some(format!("{SCHEMA}.type: Required value: must not be empty at the root"))),
+        (
+            crd_with_schema(json!({"type": "object", "properties": {"spec": {"type": "array"}}})),
+            Some(format!("{SCHEMA}.properties[spec].items: Required value: must be specified")),
+        ),
+        (
+            crd_with_schema(json!({"type": "object", "properties": {"n": {"type": "integer", "default": "x"}}})),
+            Some(format!(
+                "{SCHEMA}.properties[n].default: Invalid value: \"string\":  in body must be of type integer: \"string\""
+            )),
+        ),
+        (
+            crd_with(json!({"spec": {"scope": "Galaxy"}})),
+            Some("spec.scope: Unsupported value: \"Galaxy\": supported values: \"Cluster\", \"Namespaced\"".into()),
+        ),
+    ] {
+        let errors = created("customresourcedefinitions.apiextensions.k8s.io", definition.clone());
+        assert_eq!(errors, text.into_iter().collect::<Vec<String>>(), "{definition}");
+    }
+}
