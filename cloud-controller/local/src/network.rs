@@ -25,11 +25,36 @@ pub fn ensure_bridge(cloud: &LocalCloud) -> Result<(), LocalError> {
          add chain ip {table} postrouting {{ type nat hook postrouting priority 100; }}; \
          add rule ip {table} postrouting ip saddr {subnet} oifname != \"{bridge}\" masquerade"
     );
-    run("nft", &[&rules]).map(drop)
+    run("nft", &[&rules])?;
+    firewall_holes(&bridge)
+        .iter()
+        .try_for_each(|rule| if iptables("-C", rule).is_ok() { Ok(()) } else { iptables("-I", rule) })
+}
+
+fn iptables(verb: &str, rule: &[&str; 5]) -> Result<(), LocalError> {
+    run("iptables", &[&["-w", verb], rule.as_slice()].concat()).map(drop)
+}
+
+/// The rules without which this machine's firewall would cut the nodes off: Docker and ufw drop what they do not know. Nothing
+/// where everything is let through anyway.
+fn firewall_holes(bridge: &str) -> Vec<[&str; 5]> {
+    let drops = |chain: &str| {
+        let policy = format!("-P {chain} DROP");
+        run("iptables", &["-w", "-S", chain]).is_ok_and(|rules| rules.lines().any(|line| line == policy))
+    };
+    let rules = [
+        ["FORWARD", "-i", bridge, "-j", "ACCEPT"],
+        ["FORWARD", "-o", bridge, "-j", "ACCEPT"],
+        ["INPUT", "-i", bridge, "-j", "ACCEPT"],
+    ];
+    rules.into_iter().filter(|rule| drops(rule[0])).collect()
 }
 
 /// Removes the bridge; its nodes must be gone.
 pub fn remove_bridge(cloud: &LocalCloud) {
+    for rule in firewall_holes(&cloud.bridge()) {
+        let _ = iptables("-D", &rule);
+    }
     let _ = ip(&format!("link del {}", cloud.bridge()));
     let table = cloud.table();
     let _ = run("nft", &[&format!("add table ip {table}; delete table ip {table}")]);
