@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::set::Set;
+use super::set::{Set, field_element};
 use super::shape::{Merge, Shape, keyed_element, value_element};
 
 /// Fields of objects that Go keeps by value, not by reference: they are there before anybody sets them, so nobody owns them
@@ -23,7 +23,7 @@ pub(super) fn fields_of(value: &Value, shape: Shape<'_>) -> Set {
             for (name, member) in members {
                 let mut child = fields_of(member, shape.member(name));
                 child.member |= shape.is_map();
-                set.insert(format!("f:{name}"), child);
+                set.insert(field_element(name), child);
             }
         }
         (Merge::Set, Value::Array(items)) => {
@@ -55,7 +55,7 @@ fn added_fields(name: &str, value: &Value, shape: Shape<'_>) -> Set {
     match (shape.merge(value), value) {
         (Merge::Members, Value::Object(members)) => {
             for (name, member) in members {
-                set.insert(format!("f:{name}"), added_fields(name, member, shape.member(name)));
+                set.insert(field_element(name), added_fields(name, member, shape.member(name)));
             }
             set.member = members.is_empty() || !ALWAYS_THERE.contains(&name);
         }
@@ -106,7 +106,7 @@ pub(super) fn compare(old: &Value, new: &Value, shape: Shape<'_>) -> Difference 
     match (shape.merge(new), old, new) {
         (Merge::Members, Value::Object(old), Value::Object(new)) => {
             for (name, value) in new {
-                let element = || format!("f:{name}");
+                let element = || field_element(name);
                 match old.get(name) {
                     Some(was) if was == value => {}
                     Some(was) => difference.insert(element, compare(was, value, shape.member(name))),
@@ -116,7 +116,7 @@ pub(super) fn compare(old: &Value, new: &Value, shape: Shape<'_>) -> Difference 
                 }
             }
             for (name, was) in old.iter().filter(|(name, _)| !new.contains_key(*name)) {
-                difference.removed.insert(format!("f:{name}"), with_itself(fields_of(was, shape.member(name))));
+                difference.removed.insert(field_element(name), with_itself(fields_of(was, shape.member(name))));
             }
         }
         (Merge::Set, Value::Array(old), Value::Array(new)) => {

@@ -106,7 +106,7 @@ pub(super) fn encode(object: &mut Value, mut entries: Vec<Entry>) {
                 "operation": if entry.operation == Operation::Apply { "Apply" } else { "Update" },
                 "apiVersion": entry.api_version,
                 "fieldsType": "FieldsV1",
-                "fieldsV1": entry.set.to_value(),
+                "fieldsV1": entry.set.into_value(),
             });
             if !entry.time.is_empty() {
                 value["time"] = json!(entry.time);

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::set::Set;
+use super::set::{Set, field_element};
 use super::shape::{Merge, Shape, keyed_element, value_element};
 
 /// `live` with everything that `applied` says.
@@ -70,7 +70,7 @@ pub(super) fn remove(value: &mut Value, gone: &Set, kept: &Set, shape: Shape<'_>
         (Merge::Set, Value::Array(items)) => {
             items.retain(|item| {
                 let element = value_element(item);
-                !gone.children.contains_key(&element) || kept.children.contains_key(&element)
+                gone.child(&element).is_none() || kept.child(&element).is_some()
             });
         }
         (Merge::Keyed(keys, item_shape), Value::Array(items)) => {
@@ -85,21 +85,20 @@ pub(super) fn remove(value: &mut Value, gone: &Set, kept: &Set, shape: Shape<'_>
 
 fn remove_members(members: &mut Map<String, Value>, gone: &Set, kept: &Set, shape: Shape<'_>) {
     members.retain(|name, member| {
-        let element = format!("f:{name}");
+        let element = field_element(name);
         keep(member, &element, gone, kept, shape.member(name))
     });
 }
 
 /// Whether a member or item stays; what is below it may go.
 fn keep(value: &mut Value, element: &str, gone: &Set, kept: &Set, shape: Shape<'_>) -> bool {
-    static NOTHING: Set = Set { member: false, children: std::collections::BTreeMap::new() };
-    let Some(gone) = gone.children.get(element) else { return true };
-    let owned = kept.children.get(element);
+    let Some(gone) = gone.child(element) else { return true };
+    let owned = kept.child(element);
     if gone.member && owned.is_none_or(Set::is_empty) {
         return false;
     }
     let was_empty = is_empty(value);
-    remove(value, gone, owned.unwrap_or(&NOTHING), shape);
+    remove(value, gone, owned.unwrap_or(&Set::EMPTY), shape);
     // A list or map that lost its last item to us, and that nobody else holds, goes too.
     was_empty || !is_empty(value) || owned.is_some_and(|set| !set.is_empty())
 }

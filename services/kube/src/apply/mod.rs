@@ -40,16 +40,16 @@ pub struct Writer<'a> {
 
 /// Nobody owns what the system writes.
 const UNOWNED: [&[&str]; 10] = [
-    &["apiVersion"],
-    &["kind"],
-    &["metadata", "name"],
-    &["metadata", "namespace"],
-    &["metadata", "creationTimestamp"],
-    &["metadata", "selfLink"],
-    &["metadata", "uid"],
-    &["metadata", "generation"],
-    &["metadata", "managedFields"],
-    &["metadata", "resourceVersion"],
+    &["f:apiVersion"],
+    &["f:kind"],
+    &["f:metadata", "f:name"],
+    &["f:metadata", "f:namespace"],
+    &["f:metadata", "f:creationTimestamp"],
+    &["f:metadata", "f:selfLink"],
+    &["f:metadata", "f:uid"],
+    &["f:metadata", "f:generation"],
+    &["f:metadata", "f:managedFields"],
+    &["f:metadata", "f:resourceVersion"],
 ];
 
 fn shape_of(resource: &Resource) -> Shape<'_> {
@@ -63,17 +63,12 @@ fn shape_of(resource: &Resource) -> Shape<'_> {
 /// Takes out what a write through this endpoint cannot set.
 fn strip(set: &mut Set, resource: &Resource, subresource: &str) {
     for path in UNOWNED {
-        set.remove_field(path);
+        set.remove_path(path);
     }
-    if let Some(metadata) = set.children.get_mut("f:metadata") {
-        metadata.member = false;
-        if metadata.is_empty() {
-            set.children.remove("f:metadata");
-        }
-    }
+    set.remove_member("f:metadata");
     match subresource {
-        "status" => set.remove_field(&["spec"]),
-        "" if resource.subresource("status").is_some() => set.remove_field(&["status"]),
+        "status" => set.remove_path(&["f:spec"]),
+        "" if resource.subresource("status").is_some() => set.remove_path(&["f:status"]),
         _ => {}
     }
 }
