@@ -74,7 +74,9 @@ pub async fn run<D: Dialer>(
     let dns_address = SocketAddrV4::new(config.cluster_dns, 53);
     let api_address = SocketAddrV4::new(config.kubernetes_ip(), 443);
     let upstream = Arc::new(Upstream::new(config.resolv_conf.clone(), config.service_cidr));
-    let names = forever("cluster DNS", || dns::serve(dns_address, zone_reader.clone(), upstream.clone()));
+    let domain: Arc<str> = config.cluster_domain.trim_end_matches('.').to_ascii_lowercase().into();
+    let names = || dns::serve(dns_address, zone_reader.clone(), domain.clone(), upstream.clone());
+    let names = forever("cluster DNS", names);
     let api = forever("the way to the API server", || apiserver::serve(api_address, dialer.clone()));
     let keep = async {
         let attachment = prepare(&config, &status).await;

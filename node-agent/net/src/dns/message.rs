@@ -112,9 +112,9 @@ fn authority(zone: &Zone) -> Option<Record> {
     Some(Record::from_rdata(absolute(zone.domain())?, TTL, RData::SOA(soa)))
 }
 
-/// Decides what a request gets. Without a zone (the API server was not reached yet) names of the cluster cannot be told from
-/// others, and nothing may be said about either.
-pub fn resolve(request: &Request, zone: Option<&Zone>) -> Resolution {
+/// Decides what a request gets. Without a zone (the API server was not reached yet) nothing may be said about names of the
+/// cluster's `domain`; others are resolved, so that pods which run already keep reaching the outside.
+pub fn resolve(request: &Request, zone: Option<&Zone>, domain: &str) -> Resolution {
     let refuse = |code, question: Option<&Query>| {
         let question = question.cloned().unwrap_or_default();
         Resolution::Answer(Answer { message: request.refusal(code), question, payload: SMALL_PAYLOAD })
@@ -126,10 +126,12 @@ pub fn resolve(request: &Request, zone: Option<&Zone>) -> Resolution {
     if question.query_class() != DNSClass::IN {
         return refuse(ResponseCode::Refused, Some(question));
     }
-    let Some(zone) = zone else { return refuse(ResponseCode::ServFail, Some(question)) };
-
-    let mut answer = Answer::new(request, question);
     let mut name = plain(question.name());
+    let Some(zone) = zone else {
+        let inside = name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        return if inside { refuse(ResponseCode::ServFail, Some(question)) } else { Resolution::Forward };
+    };
+    let mut answer = Answer::new(request, question);
     for _ in 0..ALIASES {
         let (answers, additional) = match zone.lookup(&name, kind(question.query_type())) {
             Lookup::Forward if answer.message.answers.is_empty() => return Resolution::Forward,
@@ -216,5 +218,97 @@ impl Answer {
             Transport::Udp if bytes.len() > self.payload.into() => self.message.truncate().to_vec().ok(),
             Transport::Udp | Transport::Tcp => Some(bytes),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::Service;
+    use k8s_openapi::api::discovery::v1::EndpointSlice;
+    use serde_json::json;
+
+    use super::*;
+
+    fn zone(pods: u8) -> Zone {
+        let service = |name: &str, spec| -> Arc<Service> {
+            let metadata = json!({ "namespace": "default", "name": name });
+            Arc::new(serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).unwrap())
+        };
+        let endpoints: Vec<_> = (0..pods).map(|pod| json!({ "addresses": [format!("10.244.1.{pod}")] })).collect();
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": { "namespace": "default", "name": "db-1", "labels": { "kubernetes.io/service-name": "db" } },
+            "addressType": "IPv4", "ports": [], "endpoints": endpoints,
+        }))
+        .unwrap();
+        let services = [
+            service("web", json!({ "clusterIP": "10.96.1.1" })),
+            service("db", json!({ "clusterIP": "None" })),
+            service("away", json!({ "type": "ExternalName", "externalName": "example.org" })),
+            service("loop", json!({ "type": "ExternalName", "externalName": "loop.default.svc.cluster.local" })),
+        ];
+        let cidr = "10.96.0.0/16".parse().unwrap();
+        Zone::new("cluster.local", "10.96.0.10".parse().unwrap(), cidr, &services, &[Arc::new(slice)])
+    }
+
+    fn request(name: &str, record_type: RecordType) -> Request {
+        let mut message = Message::query();
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), record_type));
+        Request::parse(&message.to_vec().unwrap()).unwrap()
+    }
+
+    fn answer(request: &Request, zone: Option<&Zone>) -> Option<Message> {
+        match resolve(request, zone, "cluster.local") {
+            Resolution::Answer(answer) => Some(Message::from_vec(&answer.encode(Transport::Udp).unwrap()).unwrap()),
+            Resolution::Chase(..) | Resolution::Forward => None,
+        }
+    }
+
+    #[test]
+    fn the_name_comes_back_as_it_was_asked() {
+        let request = request("wEb.default.SVC.cluster.local.", RecordType::A);
+        let answer = answer(&request, Some(&zone(0))).unwrap();
+        assert_eq!(answer.answers[0].name.to_ascii(), "wEb.default.SVC.cluster.local.");
+        assert_eq!(answer.metadata.id, request.message.metadata.id);
+    }
+
+    #[test]
+    fn a_name_without_such_a_record_is_not_a_missing_name() {
+        let answer = answer(&request("web.default.svc.cluster.local.", RecordType::AAAA), Some(&zone(0))).unwrap();
+        assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+        assert_eq!((answer.answers.len(), answer.authorities.len()), (0, 1));
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_datagram_is_cut() {
+        let (request, zone) = (request("db.default.svc.cluster.local.", RecordType::A), zone(200));
+        let cut = answer(&request, Some(&zone)).unwrap();
+        assert!(cut.metadata.truncation && cut.to_vec().unwrap().len() <= 512);
+        let Resolution::Answer(whole) = resolve(&request, Some(&zone), "cluster.local") else { panic!("forwarded") };
+        let whole = Message::from_vec(&whole.encode(Transport::Tcp).unwrap()).unwrap();
+        assert_eq!((whole.metadata.truncation, whole.answers.len()), (false, 200));
+    }
+
+    #[test]
+    fn aliases_lead_out_and_loops_end() {
+        let away = resolve(&request("away.default.svc.cluster.local.", RecordType::A), Some(&zone(0)), "cluster.local");
+        assert!(matches!(away, Resolution::Chase(_, target) if target.to_ascii() == "example.org."));
+        let end = answer(&request("loop.default.svc.cluster.local.", RecordType::A), Some(&zone(0))).unwrap();
+        assert_eq!(end.metadata.response_code, ResponseCode::ServFail);
+    }
+
+    #[test]
+    fn before_the_cluster_is_known_only_its_own_names_fail() {
+        let own = answer(&request("web.default.svc.cluster.local.", RecordType::A), None).unwrap();
+        assert_eq!(own.metadata.response_code, ResponseCode::ServFail);
+        assert!(answer(&request("example.org.", RecordType::A), None).is_none());
+        assert!(answer(&request("notcluster.local.", RecordType::A), None).is_none());
+    }
+
+    #[test]
+    fn an_answer_is_never_answered() {
+        let bytes = Message::response(7, OpCode::Query).to_vec().unwrap();
+        assert!(Request::parse(&bytes).is_none());
     }
 }

@@ -33,6 +33,7 @@ pub type SharedZone = watch::Receiver<Option<Arc<Zone>>>;
 #[derive(Clone)]
 struct Resolver {
     zone: SharedZone,
+    domain: Arc<str>,
     upstream: Arc<Upstream>,
     waiting: Arc<Semaphore>,
 }
@@ -42,7 +43,7 @@ impl Resolver {
     async fn answer(&self, request: &[u8], transport: upstream::Transport) -> Option<Vec<u8>> {
         let request = message::Request::parse(request)?;
         let zone = self.zone.borrow().clone();
-        match message::resolve(&request, zone.as_deref()) {
+        match message::resolve(&request, zone.as_deref(), &self.domain) {
             message::Resolution::Answer(answer) => answer.encode(transport),
             message::Resolution::Chase(mut answer, target) => {
                 let _permit = self.waiting.acquire().await.ok()?;
@@ -62,8 +63,8 @@ impl Resolver {
 }
 
 /// Serves until it is dropped; gives the error when it cannot.
-pub async fn serve(address: SocketAddrV4, zone: SharedZone, upstream: Arc<Upstream>) -> io::Error {
-    let resolver = Resolver { zone, upstream, waiting: Arc::new(Semaphore::new(WAITING)) };
+pub async fn serve(address: SocketAddrV4, zone: SharedZone, domain: Arc<str>, upstream: Arc<Upstream>) -> io::Error {
+    let resolver = Resolver { zone, domain, upstream, waiting: Arc::new(Semaphore::new(WAITING)) };
     let udp = async {
         let socket = Arc::new(UdpSocket::bind(address).await?);
         serve_udp(socket, resolver.clone()).await
