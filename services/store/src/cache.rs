@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use galley_types::{ResourceName, Revision};
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::config::CacheLimits;
@@ -290,12 +291,31 @@ impl State {
     pub(crate) fn written_before(
         &self,
         wanted: impl Fn(&ResourceName) -> bool,
-        before: jiff::Timestamp,
+        before: Timestamp,
         most: usize,
     ) -> Vec<Arc<Object>> {
         let kinds = self.kinds.iter().filter(|kind| wanted(&kind.name));
         let objects = kinds.flat_map(|kind| kind.namespaces.values().flat_map(BTreeMap::values));
         objects.filter(|object| object.written() < before).take(most).cloned().collect()
+    }
+
+    /// Whether any log has events older than `before`.
+    pub(crate) fn has_aged(&self, before: Timestamp) -> bool {
+        self.kinds.iter().any(|kind| kind.log.has_aged(before))
+    }
+
+    /// Drops events older than `before`.
+    pub(crate) fn age_logs(&mut self, before: Timestamp) {
+        for kind in &mut self.kinds {
+            while kind.log.has_aged(before) {
+                kind.log.pop();
+            }
+            // What a storm needed is given back.
+            if kind.log.events.len() < kind.log.events.capacity() / 4 {
+                kind.log.events.shrink_to_fit();
+            }
+        }
+        self.log_bytes = self.kinds.iter().map(|kind| kind.log.bytes).sum();
     }
 
     /// Drops the older half of every log.
@@ -366,6 +386,10 @@ impl Log {
         self.first += 1;
         self.bytes -= bytes;
         Some(())
+    }
+
+    fn has_aged(&self, before: Timestamp) -> bool {
+        self.events.front().is_some_and(|(event, _)| event.object.written() < before)
     }
 
     fn position_after(&self, revision: Revision) -> u64 {

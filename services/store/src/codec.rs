@@ -116,7 +116,7 @@ pub(crate) fn event_from(key: &DataKey, row: ChangeRow) -> Result<Event, StoreEr
         }
     };
     let object = match (row.kind, &previous) {
-        (EventKind::Deleted, Some(last)) => last.deleted_by(row.revision),
+        (EventKind::Deleted, Some(last)) => last.deleted_by(row.revision, written),
         (EventKind::Deleted, None) => return Err(corrupt().into()),
         (EventKind::Added | EventKind::Modified, _) => {
             let body = row.body.ok_or_else(corrupt)?;

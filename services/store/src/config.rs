@@ -72,10 +72,19 @@ pub struct CacheLimits {
     pub log_events: usize,
     /// Newest events kept for each resource of a cluster, in bytes: how far a watcher may fall behind before it is cut off.
     pub log_bytes: usize,
+    /// Events older than this leave memory: a watcher that comes back later than this reads `changes`. Without it the log of
+    /// every node's heartbeats would grow to `log_bytes`.
+    pub log_age: Duration,
 }
 
 impl Default for CacheLimits {
     fn default() -> Self {
-        Self { bytes: 2 << 30, idle: Duration::from_secs(300), log_events: 16_384, log_bytes: 16 << 20 }
+        Self {
+            bytes: 2 << 30,
+            idle: Duration::from_secs(300),
+            log_events: 16_384,
+            log_bytes: 16 << 20,
+            log_age: Duration::from_secs(300),
+        }
     }
 }

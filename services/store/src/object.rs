@@ -69,7 +69,7 @@ pub struct Object {
     pub body: Bytes,
     /// Where the digits of `metadata.resourceVersion` start in `body`: a deletion puts its own revision there.
     revision_at: u32,
-    /// When this version was committed: what a time to live counts from.
+    /// When this version was committed: what times to live count from, in `objects` and in event logs.
     written: Timestamp,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
@@ -136,7 +136,7 @@ impl Object {
     }
 
     /// The last state of an object that `revision` deletes: the same bytes, with the deletion's resourceVersion.
-    pub(crate) fn deleted_by(&self, revision: Revision) -> Self {
+    pub(crate) fn deleted_by(&self, revision: Revision, written: Timestamp) -> Self {
         let at = self.revision_at as usize;
         let body = if at == 0 {
             self.body.clone()
@@ -152,7 +152,7 @@ impl Object {
             self.fields.clone(),
             body,
             self.revision_at,
-            self.written,
+            written,
         )
     }
 

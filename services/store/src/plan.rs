@@ -122,7 +122,7 @@ impl Plan {
             (Write::Delete { key, .. }, None) => return Err(CommitError::NotFound(key)),
             (Write::Delete { expected, .. }, Some(current)) => {
                 check(&current, expected)?;
-                (EventKind::Deleted, current.deleted_by(revision), Some(current))
+                (EventKind::Deleted, current.deleted_by(revision, now), Some(current))
             }
         };
         let object = Arc::new(object);

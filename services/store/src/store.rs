@@ -50,7 +50,8 @@ pub(crate) struct Inner {
     clusters: RwLock<HashMap<ClusterId, Arc<ClusterStore>>>,
     /// One load of a cluster at a time.
     loads: Mutex<HashMap<ClusterId, Arc<tokio::sync::Mutex<()>>>>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    writers: Mutex<Vec<JoinHandle<()>>>,
+    upkeep: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Drop for Inner {
@@ -81,12 +82,13 @@ impl Store {
             shards: RwLock::default(),
             clusters: RwLock::default(),
             loads: Mutex::default(),
-            tasks: Mutex::default(),
+            writers: Mutex::default(),
+            upkeep: Mutex::default(),
         });
         inner.lease_acquire().await?;
         let leases = tokio::spawn(crate::upkeep::leases(Arc::downgrade(&inner)));
         let house = tokio::spawn(crate::upkeep::house(Arc::downgrade(&inner)));
-        inner.tasks.lock().extend([leases, house]);
+        inner.upkeep.lock().extend([leases, house]);
         Ok(Self { inner })
     }
 
@@ -137,10 +139,14 @@ impl Store {
     /// Finishes what is queued, ends watches, and gives the shards to whoever wants them.
     pub async fn close(&self) {
         let clusters = self.loaded();
-        for cluster in &clusters {
-            writer::barrier(&cluster.loaded).await;
-            cluster.loaded.close();
+        // One cluster's barrier is its whole shard's. A database that does not answer is not waited for.
+        let by_shard: BTreeMap<ShardId, _> =
+            clusters.iter().map(|cluster| (cluster.loaded.shard.id(), &cluster.loaded)).collect();
+        let barriers = futures::future::join_all(by_shard.into_values().map(writer::barrier));
+        if tokio::time::timeout(self.inner.config.commit_timeout, barriers).await.is_err() {
+            tracing::warn!("closed with writes whose outcome is unknown");
         }
+        clusters.iter().for_each(|cluster| cluster.loaded.close());
         if let Err(error) = self.inner.settle_marks().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "controllers' marks are lost");
         }
@@ -157,7 +163,12 @@ impl Store {
 
 impl Inner {
     pub(crate) fn stop(&self) {
-        self.tasks.lock().drain(..).for_each(|task| task.abort());
+        self.stop_upkeep();
+        self.writers.lock().drain(..).for_each(|task| task.abort());
+    }
+
+    pub(crate) fn stop_upkeep(&self) {
+        self.upkeep.lock().drain(..).for_each(|task| task.abort());
     }
 
     /// The time, as exact as Postgres keeps it: what is answered now is what is read later.
@@ -286,9 +297,9 @@ impl Inner {
                 clock: self.clock.clone(),
                 notices: self.notices.clone(),
             };
-            let mut tasks = self.tasks.lock();
-            tasks.retain(|task| !task.is_finished());
-            tasks.push(tokio::spawn(writer.run(queues)));
+            let mut writers = self.writers.lock();
+            writers.retain(|task| !task.is_finished());
+            writers.push(tokio::spawn(writer.run(queues)));
             tracing::info!(shard = fence.shard.0, epoch = fence.epoch, "shard acquired");
             self.shards.write().insert(fence.shard, shard);
         }

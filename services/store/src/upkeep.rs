@@ -82,11 +82,21 @@ pub(crate) async fn house_round(inner: &Inner, slow: bool) -> Result<(), StoreEr
     inner.settle_marks().await?;
     inner.evict().await;
     if slow {
+        age_logs(inner);
         expire_events(inner).await;
         compact(inner).await?;
         purge(inner).await?;
     }
     Ok(())
+}
+
+fn age_logs(inner: &Inner) {
+    let Ok(before) = inner.clock.now().checked_sub(inner.config.cache.log_age) else { return };
+    for cluster in inner.all_loaded() {
+        if cluster.loaded.state.read().has_aged(before) {
+            cluster.loaded.state.write().age_logs(before);
+        }
+    }
 }
 
 /// Deletes Events that outlived their time, as etcd's leases do: watchers see deletions. Events of a cluster that nobody uses

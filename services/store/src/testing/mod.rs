@@ -109,6 +109,11 @@ impl Store {
         self.inner.all_loaded().iter().for_each(|cluster| cluster.loaded.close());
     }
 
+    /// Renews no lease from now on, and goes on otherwise: what a process does that is cut off from lease rows.
+    pub fn freeze(&self) {
+        self.inner.stop_upkeep();
+    }
+
     /// One round of housekeeping now: marks, eviction, expired Events, retention, deleted clusters.
     pub async fn housekeep(&self) -> Result<(), StoreError> {
         crate::upkeep::house_round(&self.inner, true).await

@@ -17,8 +17,8 @@ use super::support::*;
 use crate::testing::{Faults, MemoryDatabase, TokioClock, config};
 use crate::*;
 
-const SEEDS: u64 = 300;
-const WRITES: usize = 60;
+const SEEDS: u64 = 200;
+const WRITES: usize = 40;
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 struct World {
@@ -172,6 +172,11 @@ async fn upset(world: Arc<World>, mut rng: SmallRng) {
         tokio::time::sleep(Duration::from_millis(rng.random_range(500..6000))).await;
         let at = rng.random_range(0..2);
         let old = world.replicas.lock()[at].clone();
+        if rng.random_bool(0.4) {
+            // Its shards are taken over while it thinks that all is well, and is still asked.
+            old.freeze();
+            tokio::time::sleep(Duration::from_millis(rng.random_range(5000..15_000))).await;
+        }
         if rng.random_bool(0.3) {
             old.close().await;
         } else {

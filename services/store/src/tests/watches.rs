@@ -100,3 +100,24 @@ async fn writers_that_wait_share_a_commit() {
     assert!(database.commits() <= 2, "{} commits for 64 writers", database.commits());
     assert_eq!(cluster.revision(), Revision(64));
 }
+
+#[tokio::test(start_paused = true)]
+async fn old_events_leave_memory_and_are_resumed_from_changes() {
+    let clock = clock();
+    let store = Store::open_in_memory(clock.clone()).await.expect("opens");
+    let cluster = store.cluster_for_test("a").await.expect("cluster");
+    cluster.commit(create("pods", "n", "x", "1")).await.expect("written");
+    cluster.commit(delete("pods", "n", "x", Revision(1))).await.expect("written");
+    clock.advance(Duration::from_secs(290));
+    cluster.commit(create("pods", "n", "y", "1")).await.expect("written");
+    let before = store.cache_bytes();
+    clock.advance(Duration::from_secs(20));
+    store.housekeep().await.expect("keeps house");
+    assert!(store.cache_bytes() < before / 2);
+    assert_eq!(
+        cluster.watch_all(Revision(0)).await.err(),
+        Some(WatchEnd::Expired { asked: Revision(0), oldest: Revision(2) })
+    );
+    let mut watch = cluster.watch(scope("pods", None), Revision(0)).await.expect("from changes");
+    assert_eq!(events(&mut watch, 3).await, ["Added x=1@1", "Deleted x=1@2", "Added y=1@3"]);
+}
