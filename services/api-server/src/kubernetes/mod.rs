@@ -149,11 +149,12 @@ fn authorize_upgrade(call: &Call, path: &ResourcePath, query: &Query, request: &
 /// 405 or 404 for what this resource does not offer.
 fn check_verb(resource: &Resource, path: &ResourcePath, verb: &str) -> Result<(), Status> {
     if path.subresource.is_empty() {
-        return if resource.allows(verb) && (verb != "create" || path.name.is_empty()) {
-            Ok(())
-        } else {
-            Err(respond::not_allowed())
+        let misplaced = match verb {
+            "create" => !path.name.is_empty(),
+            "update" | "patch" => path.name.is_empty(),
+            _ => false,
         };
+        return if resource.allows(verb) && !misplaced { Ok(()) } else { Err(respond::not_allowed()) };
     }
     let subresource = resource.subresource(&path.subresource).ok_or_else(respond::not_found)?;
     if subresource.verbs.iter().any(|served| served == verb) { Ok(()) } else { Err(respond::not_allowed()) }
