@@ -204,16 +204,6 @@ impl ClusterApi {
         self.shared.custom.all(&self.store)
     }
 
-    /// `openAPIV3Schema` of a custom resource's version.
-    pub fn custom_schema(&self, resource: &Resource) -> Option<Value> {
-        let name = format!("{}.{}", resource.plural, resource.group);
-        let crds = galley_types::ResourceName::new("customresourcedefinitions", "apiextensions.k8s.io");
-        let crd = self.store.get(&ObjectKey::new(&crds, "", &name))?.value().ok()?;
-        let versions = crd.pointer("/spec/versions")?.as_array()?;
-        let version = versions.iter().find(|version| version["name"] == resource.version.as_str())?;
-        version.pointer("/schema/openAPIV3Schema").cloned()
-    }
-
     /// The key under which the store keeps an object of a resource.
     pub fn key(&self, resource: &Resource, namespace: &str, name: &str) -> ObjectKey {
         ObjectKey::new(&resource.name(), if resource.namespaced { namespace } else { "" }, name)

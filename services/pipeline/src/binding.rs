@@ -86,9 +86,9 @@ impl ClusterApi {
                 }
                 match self.bound(&pods, binding) {
                     Ok((stored, new)) if options.dry_run => {
-                        answers[index] = Some(encode::unstored(stored.key.clone(), &new).map(Arc::new));
+                        answers[index] = Some(encode::unstored(&pods, stored.key.clone(), &new).map(Arc::new));
                     }
-                    Ok((stored, new)) => match encode::draft(stored.key.clone(), &new) {
+                    Ok((stored, new)) => match encode::draft(&pods, stored.key.clone(), &new) {
                         Ok(draft) => {
                             writes.push(Write::Update { draft, expected: stored.revision });
                             asked.push(index);

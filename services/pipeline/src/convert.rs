@@ -14,7 +14,7 @@ pub fn is_identity(resource: &Resource, body: &[u8]) -> bool {
         return false;
     }
     // A custom object may have been stored when another version was the storage version.
-    crate::strategy::is_builtin_group(&resource.group) || {
+    resource.custom.is_none() || {
         let lead = format!("{{\"apiVersion\":\"{}\",", resource.api_version());
         body.starts_with(lead.as_bytes())
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use galley_authz::Actor;
+use galley_kube::apply::Writer;
 use galley_kube::{FieldValidation, Reason, Resource, Status};
 use galley_store::{CommitError, ObjectKey, Write};
 use serde_json::Value;
@@ -88,7 +89,7 @@ impl ClusterApi {
         self.namespace_must_live(resource, namespace, name)?;
         let request = admission::Request { api: self, actor, resource, namespace, name };
         admission::create(&request, &mut object)?;
-        strategy::prepare_create(resource, actor, &mut object);
+        strategy::prepare_create(resource, actor, now, &mut object);
 
         let services = admission::services::is_service(resource).then(|| self.shared.services.lock());
         let _allocating = match services {
@@ -105,16 +106,17 @@ impl ClusterApi {
         let _charging = admission::quota::admit(&request, None, &object).await?;
 
         if fields == ManagedFields::OfThisWrite {
-            rules::manage_fields(resource, None, &mut object, manager(options, actor), "", now);
+            let writer = Writer { manager: manager(options, actor), subresource: "", now };
+            rules::manage_fields(resource, None, &mut object, &writer);
         }
         let key = self.key(resource, namespace, name);
         if options.dry_run {
             if self.store.get(&key).is_some() {
                 return Err(Status::already_exists(&resource.group, &resource.plural, name));
             }
-            return Ok(Written { object: Arc::new(encode::unstored(key, &object)?), warnings });
+            return Ok(Written { object: Arc::new(encode::unstored(resource, key, &object)?), warnings });
         }
-        let draft = encode::draft(key, &object)?;
+        let draft = encode::draft(resource, key, &object)?;
         match self.store.commit(Write::Create(draft)).await {
             Ok(object) => Ok(Written { object, warnings }),
             Err(error @ CommitError::Exists(_)) => Err(self.exists(resource, namespace, name, error)),

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use galley_authz::Actor;
 use galley_kube::{Resource, Status};
-use galley_store::{CommitError, Object, Write};
+use galley_store::{CommitError, Object, Scope, Write};
+use galley_types::ResourceName;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -64,16 +65,19 @@ impl ClusterApi {
                 Plan::Pending => return Ok((written(stored), false)),
                 Plan::Mark(new) if update::is_finished(resource, &new) => (remove(&stored), true),
                 Plan::Mark(new) if options.dry_run => {
-                    return Ok((written(Arc::new(encode::unstored(stored.key.clone(), &new)?)), false));
+                    return Ok((written(Arc::new(encode::unstored(resource, stored.key.clone(), &new)?)), false));
                 }
                 Plan::Mark(new) => {
-                    let draft = encode::draft(stored.key.clone(), &new)?;
+                    let draft = encode::draft(resource, stored.key.clone(), &new)?;
                     (Write::Update { draft, expected: stored.revision }, false)
                 }
                 Plan::Remove => (remove(&stored), true),
             };
             if options.dry_run {
                 return Ok((written(stored), gone));
+            }
+            if gone && resource.group == "apiextensions.k8s.io" {
+                self.remove_custom_objects(&old).await?;
             }
             match self.store.commit(write).await {
                 Ok(object) => {
@@ -88,6 +92,24 @@ impl ClusterApi {
             }
         }
         Err(Status::conflict(&resource.group, &resource.plural, name, MODIFIED))
+    }
+}
+
+impl ClusterApi {
+    /// A definition takes its objects with it: without it nothing could read or delete them.
+    async fn remove_custom_objects(&self, definition: &Value) -> Result<(), Status> {
+        let name = ResourceName::new(text(definition, "/spec/names/plural"), text(definition, "/spec/group"));
+        let objects = self.store.list(&Scope { resource: name, namespace: None }).objects;
+        let writes = objects.iter().map(|object| remove(object)).collect();
+        for answer in self.store.commit_all(writes).await {
+            match answer {
+                Ok(_) | Err(CommitError::NotFound(_) | CommitError::Conflict { .. }) => {}
+                Err(error @ (CommitError::Exists(_) | CommitError::Unavailable(_))) => {
+                    return Err(Status::internal(error));
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use galley_kube::Status;
+use galley_kube::{Resource, Status};
 use galley_store::{Draft, Labels, Object, ObjectKey};
 use galley_types::Revision;
 use serde_json::{Map, Value};
@@ -14,12 +14,12 @@ use serde_json::{Map, Value};
 use crate::fields;
 
 /// What the store needs to commit `value`.
-pub fn draft(key: ObjectKey, value: &Value) -> Result<Draft, Status> {
+pub fn draft(resource: &Resource, key: ObjectKey, value: &Value) -> Result<Draft, Status> {
     let (head, tail) = halves(value)?;
     Ok(Draft {
         uid: Arc::from(crate::value::text(value, "/metadata/uid")),
         labels: labels(value),
-        fields: fields::of(&key.resource, value),
+        fields: fields::of(resource, value),
         key,
         head,
         tail,
@@ -27,7 +27,7 @@ pub fn draft(key: ObjectKey, value: &Value) -> Result<Draft, Status> {
 }
 
 /// An object that is not stored: what a dry run would have written. `resourceVersion` stays as the body has it.
-pub fn unstored(key: ObjectKey, value: &Value) -> Result<Object, Status> {
+pub fn unstored(resource: &Resource, key: ObjectKey, value: &Value) -> Result<Object, Status> {
     let body = serde_json::to_vec(value).map_err(Status::internal)?;
     let revision = crate::value::text(value, "/metadata/resourceVersion").parse().unwrap_or_default();
     Ok(Object::load(
@@ -35,7 +35,7 @@ pub fn unstored(key: ObjectKey, value: &Value) -> Result<Object, Status> {
         Arc::from(crate::value::text(value, "/metadata/uid")),
         Revision(revision),
         labels(value),
-        fields::of(&key.resource, value),
+        fields::of(resource, value),
         body.into(),
     ))
 }
@@ -100,8 +100,9 @@ mod tests {
     fn a_committed_draft_is_the_value_with_its_revision() {
         let value = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "\"}"}, "immutable": true,
             "metadata": {"name": "x", "namespace": "y", "uid": "u", "labels": {"l": "v"}, "resourceVersion": "3"}});
-        let key = ObjectKey::new(&"configmaps".into(), "y", "x");
-        let object = Object::commit(draft(key, &value).unwrap(), Revision(77));
+        let maps = crate::testing::resource("", "configmaps");
+        let key = ObjectKey::new(&maps.name(), "y", "x");
+        let object = Object::commit(draft(&maps, key, &value).unwrap(), Revision(77));
         let mut expected = value;
         expected["metadata"]["resourceVersion"] = json!("77");
         assert_eq!(object.value().unwrap(), expected);
@@ -111,8 +112,9 @@ mod tests {
 
     #[test]
     fn a_body_with_nothing_but_metadata_encodes() {
-        let key = ObjectKey::new(&"configmaps".into(), "y", "x");
-        let object = Object::commit(draft(key, &json!({})).unwrap(), Revision(1));
+        let maps = crate::testing::resource("", "configmaps");
+        let key = ObjectKey::new(&maps.name(), "y", "x");
+        let object = Object::commit(draft(&maps, key, &json!({})).unwrap(), Revision(1));
         assert_eq!(object.value().unwrap(), json!({"metadata": {"resourceVersion": "1"}}));
     }
 }

@@ -51,7 +51,7 @@ impl ClusterApi {
             };
             match spend(&value, &pod, self.clock.now())? {
                 Verdict::Spend(new) if !options.dry_run => {
-                    let draft = encode::draft(budget.key.clone(), &new)?;
+                    let draft = encode::draft(&budgets, budget.key.clone(), &new)?;
                     match self.store.commit(Write::Update { draft, expected: budget.revision }).await {
                         Err(CommitError::Conflict { .. }) => continue,
                         Err(error) => return Err(commit_status(&budgets, &budget.key.name, error)),

@@ -1,8 +1,9 @@
 //! Selectable fields: what `--field-selector` may name for each resource, beside `metadata.name` and
 //! `metadata.namespace`. They are kept beside the encoded bytes so that a selector never decodes an object.
 
+use galley_kube::Resource;
 use galley_store::Fields;
-use galley_types::ResourceName;
+
 use serde_json::Value;
 
 /// Field label, JSON pointer of its value, and what an absent value reads as.
@@ -35,7 +36,7 @@ const EVENTS: &[Row] = &[
 fn rows(resource: &str) -> &'static [Row] {
     match resource {
         "pods" => PODS,
-        "events" | "events.events.k8s.io" => EVENTS,
+        "events" => EVENTS,
         "secrets" => &[("type", "/type", "")],
         "namespaces" => &[("status.phase", "/status/phase", "")],
         "nodes" => &[("spec.unschedulable", "/spec/unschedulable", "false")],
@@ -58,27 +59,40 @@ fn rows(resource: &str) -> &'static [Row] {
 }
 
 /// The selectable fields of an object; those that read as empty are left out.
-pub fn of(resource: &ResourceName, value: &Value) -> Fields {
-    rows(resource.as_str())
-        .iter()
+pub fn of(resource: &Resource, value: &Value) -> Fields {
+    let own: Vec<(&str, String, &str)> = custom(resource).map(|label| (label, pointer(label), "")).collect();
+    let name = resource.name();
+    let builtin = rows(name.as_str()).iter().map(|(label, pointer, absent)| (*label, *pointer, *absent));
+    builtin
+        .chain(own.iter().map(|(label, pointer, absent)| (*label, pointer.as_str(), *absent)))
         .filter_map(|(label, pointer, absent)| {
             let text = match value.pointer(pointer) {
                 Some(Value::String(text)) => text.clone(),
-                Some(Value::Null) | None => (*absent).to_owned(),
+                Some(Value::Null) | None => absent.to_owned(),
                 Some(other) => other.to_string(),
             };
-            (!text.is_empty()).then(|| ((*label).to_owned(), text))
+            (!text.is_empty()).then(|| (label.to_owned(), text))
         })
         .collect()
 }
 
+/// A CRD version's `selectableFields`, as labels: `.spec.color` is selected by `spec.color`.
+fn custom(resource: &Resource) -> impl Iterator<Item = &str> {
+    let paths = resource.custom.iter().flat_map(|custom| &custom.selectable_fields);
+    paths.map(|path| path.trim_start_matches('.'))
+}
+
+fn pointer(label: &str) -> String {
+    format!("/{}", label.replace('.', "/"))
+}
+
 /// The name under which a field label is kept, or `None` when the resource does not support it.
 /// `events.k8s.io` names the same fields after its own schema.
-pub fn canonical(resource: &ResourceName, label: &str) -> Option<String> {
+pub fn canonical(resource: &Resource, label: &str) -> Option<String> {
     if matches!(label, "metadata.name" | "metadata.namespace") {
         return Some(label.to_owned());
     }
-    let wanted = match (resource.plural(), label) {
+    let wanted = match (resource.plural.as_str(), label) {
         ("events", "reportingController") => "reportingComponent".to_owned(),
         ("events", label) => match label.strip_prefix("regarding.") {
             Some(rest) => format!("involvedObject.{rest}"),
@@ -87,7 +101,10 @@ pub fn canonical(resource: &ResourceName, label: &str) -> Option<String> {
         ("namespaces", "name") => return Some("metadata.name".to_owned()),
         _ => label.to_owned(),
     };
-    rows(resource.as_str()).iter().any(|(known, _, _)| *known == wanted).then_some(wanted)
+    let name = resource.name();
+    let known =
+        rows(name.as_str()).iter().any(|(known, _, _)| *known == wanted) || custom(resource).any(|c| c == wanted);
+    known.then_some(wanted)
 }
 
 #[cfg(test)]
@@ -95,19 +112,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::testing::resource;
 
     #[test]
     fn absent_values_read_as_their_defaults() {
-        let fields = of(&"nodes".into(), &json!({"spec": {}}));
+        let fields = of(&resource("", "nodes"), &json!({"spec": {}}));
         assert_eq!(fields.get("spec.unschedulable").map(String::as_str), Some("false"));
-        let fields = of(&"pods".into(), &json!({"spec": {"nodeName": "n"}, "status": {"phase": "Running"}}));
+        let fields = of(&resource("", "pods"), &json!({"spec": {"nodeName": "n"}, "status": {"phase": "Running"}}));
         assert_eq!(fields.get("spec.nodeName").map(String::as_str), Some("n"));
         assert!(!fields.contains_key("status.podIP"));
     }
 
     #[test]
     fn labels_of_events_are_known_in_both_groups() {
-        let events: ResourceName = "events".into();
+        let events = resource("", "events");
         assert_eq!(canonical(&events, "regarding.name").as_deref(), Some("involvedObject.name"));
         assert_eq!(canonical(&events, "involvedObject.name").as_deref(), Some("involvedObject.name"));
         assert_eq!(canonical(&events, "spec.x"), None);

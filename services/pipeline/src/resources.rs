@@ -10,8 +10,6 @@ use galley_store::{ClusterStore, Scope};
 use galley_types::{ResourceName, Revision};
 use parking_lot::RwLock;
 
-use crate::rules;
-
 const CRDS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
 /// The custom resources of one cluster, kept until a CRD changes.
@@ -53,7 +51,7 @@ impl Custom {
         let mut resources: Vec<ResourceRef> = Vec::new();
         for crd in &crds {
             match crd.value() {
-                Ok(value) => resources.extend(rules::custom_resources(&value)),
+                Ok(value) => resources.extend(galley_kube::crd::resources(&value)),
                 Err(error) => tracing::error!(crd = ?crd.key, error = %error, "a stored CRD does not decode"),
             }
         }

@@ -1,52 +1,34 @@
 //! The seam to `galley-kube`: which of its pure functions the pipeline calls at each stage.
 
-use std::sync::Arc;
-
+use galley_kube::apply::Writer;
 use galley_kube::schema::{self, Decoded};
-use galley_kube::{FieldError, FieldValidation, Reason, Resource, Status, patch, validate};
-use jiff::Timestamp;
+use galley_kube::{FieldError, FieldValidation, Reason, Resource, Status, apply, crd, patch, validate};
 use serde_json::Value;
 
 use crate::api::{Body, PatchKind};
-use crate::value::text;
-
-/// The resources that an established CRD serves.
-pub fn custom_resources(_crd: &Value) -> Vec<Arc<Resource>> {
-    Vec::new()
-}
+use crate::convert;
+use crate::value::metadata;
 
 /// Checks types, and drops fields that the resource's schema does not know: the warnings name them.
 pub fn decode(resource: &Resource, body: Body, mode: FieldValidation) -> Result<Decoded, Status> {
-    decode_kind(&resource.api_version(), &resource.kind, body, mode)
+    if resource.custom.is_none() {
+        return decode_kind(&resource.api_version(), &resource.kind, body, mode);
+    }
+    match body {
+        Body::Bytes(bytes) => crd::decode(resource, schema::Body::Bytes(&bytes), mode),
+        Body::Value(value) => crd::decode(resource, schema::Body::Value(value), mode),
+    }
 }
 
 /// As [`decode`], for the kind of a subresource: `autoscaling/v1`, `Scale`.
 pub fn decode_kind(api_version: &str, kind: &str, body: Body, mode: FieldValidation) -> Result<Decoded, Status> {
-    if let Some(ty) = schema::kind(api_version, kind) {
-        let body = match &body {
-            Body::Bytes(bytes) => schema::Body::Bytes(bytes),
-            Body::Value(value) => schema::Body::Value(value.clone()),
-        };
-        return schema::decode(ty, api_version, kind, body, mode);
-    }
-    let value = match body {
-        Body::Value(value) => value,
-        Body::Bytes(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-            Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {error}"))
-        })?,
+    let Some(ty) = schema::kind(api_version, kind) else {
+        return Err(Status::internal(format!("no schema for {api_version} {kind}")));
     };
-    let (said_version, said_kind) = (text(&value, "/apiVersion"), text(&value, "/kind"));
-    if said_version != api_version {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({said_version}) does not match the expected API version ({api_version})"
-        )));
+    match body {
+        Body::Bytes(bytes) => schema::decode(ty, api_version, kind, schema::Body::Bytes(&bytes), mode),
+        Body::Value(value) => schema::decode(ty, api_version, kind, schema::Body::Value(value), mode),
     }
-    if said_kind != kind {
-        return Err(Status::bad_request(format!(
-            "the kind in the data ({said_kind}) does not match the expected kind ({kind})"
-        )));
-    }
-    Ok(Decoded { value, warnings: Vec::new() })
 }
 
 /// Fills in defaults.
@@ -91,28 +73,31 @@ pub fn patch(
     }
 }
 
-/// Server-side apply: the merged object with its managedFields, or the conflicts.
+/// Server-side apply in the version that `resource` serves: the merged object with its managedFields, or the conflicts.
 pub fn apply(
-    _resource: &Resource,
+    resource: &Resource,
     live: Option<&Value>,
     applied: &Value,
-    _manager: &str,
-    _subresource: &str,
-    _force: bool,
-    _now: Timestamp,
+    writer: &Writer<'_>,
+    force: bool,
 ) -> Result<Value, Status> {
-    let mut target = live.cloned().unwrap_or_default();
-    patch::merge(&mut target, applied);
-    Ok(target)
+    apply::apply(resource, live, applied, writer, force)
 }
 
-/// Rewrites `metadata.managedFields` of `new` for a create or update.
-pub fn manage_fields(
-    _resource: &Resource,
-    _old: Option<&Value>,
-    _new: &mut Value,
-    _manager: &str,
-    _subresource: &str,
-    _now: Timestamp,
-) {
+/// Rewrites `metadata.managedFields` of `new` for a create or update. Both are in the storage version; fields are named as
+/// the version that was written to names them.
+pub fn manage_fields(resource: &Resource, old: Option<&Value>, new: &mut Value, writer: &Writer<'_>) {
+    if resource.is_storage_version() {
+        return apply::update(resource, old, new, writer);
+    }
+    let shown = |value: &Value| {
+        let mut value = value.clone();
+        convert::from_storage(resource, &mut value);
+        value
+    };
+    let mut written = shown(new);
+    apply::update(resource, old.map(shown).as_ref(), &mut written, writer);
+    if let Some(fields) = written.pointer("/metadata/managedFields") {
+        metadata(new).insert("managedFields".into(), fields.clone());
+    }
 }

@@ -1,6 +1,7 @@
 //! `scale`: replicas of deployments, replicasets, statefulsets, replicationcontrollers and custom resources, as one kind.
 
 use galley_authz::Actor;
+use galley_kube::crd::ScalePaths;
 use galley_kube::{FieldError, Resource, Status};
 use galley_store::Object;
 use galley_types::LabelSelector;
@@ -21,18 +22,29 @@ pub fn of(resource: &Resource, object: &Value) -> Value {
             metadata.insert(key.into(), value.clone());
         }
     }
+    let paths = custom_paths(resource);
+    let pointer = |custom: Option<&str>, builtin: &'static str| int(object, custom.unwrap_or(builtin)).unwrap_or(0);
     let mut spec = Map::new();
-    let replicas = int(object, "/spec/replicas").unwrap_or(0);
+    let replicas = pointer(paths.map(|paths| paths.spec_replicas.as_str()), "/spec/replicas");
     if replicas != 0 {
         spec.insert("replicas".into(), json!(replicas));
     }
     let mut status = Map::new();
-    status.insert("replicas".into(), json!(int(object, "/status/replicas").unwrap_or(0)));
-    let selector = selector(resource, object);
+    let current = pointer(paths.map(|paths| paths.status_replicas.as_str()), "/status/replicas");
+    status.insert("replicas".into(), json!(current));
+    let selector = match paths {
+        Some(paths) => paths.label_selector.as_ref().map(|path| text(object, path).to_owned()).unwrap_or_default(),
+        None => selector(resource, object),
+    };
     if !selector.is_empty() {
         status.insert("selector".into(), json!(selector));
     }
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
+}
+
+/// Where a custom resource keeps what a Scale shows.
+fn custom_paths(resource: &Resource) -> Option<&ScalePaths> {
+    resource.custom.as_ref()?.scale.as_ref()
 }
 
 /// The text form of `spec.selector`: labels for a ReplicationController, a LabelSelector for the others.
@@ -72,7 +84,11 @@ fn scaled(resource: &Resource, old: &Value, scale: &Value) -> Result<Value, Stat
         return Err(Status::conflict(&resource.group, &resource.plural, text(old, "/metadata/name"), MODIFIED));
     }
     let mut new = old.clone();
-    map_at(&mut new, &["spec"]).insert("replicas".into(), json!(replicas));
+    let path = custom_paths(resource).map_or("/spec/replicas", |paths| paths.spec_replicas.as_str());
+    let mut keys: Vec<&str> = path.split('/').skip(1).collect();
+    if let Some(last) = keys.pop() {
+        map_at(&mut new, &keys).insert(last.into(), json!(replicas));
+    }
     Ok(new)
 }
 
@@ -94,7 +110,7 @@ impl ClusterApi {
             let stored = self.get(resource, namespace, name)?;
             let old = stored.value().map_err(Status::internal)?;
             let new = scaled(resource, &old, &body)?;
-            let change = Change { actor, resource, namespace, name, part: Part::Main, options };
+            let change = Change { actor, resource, namespace, name, part: Part::Main, recorded: "scale", options };
             match self.replace(&change, &stored, &old, new, ManagedFields::OfThisWrite).await {
                 Ok(object) => return Ok(Written { object, warnings }),
                 Err(Failure::Refused(status)) => return Err(status),

@@ -3,6 +3,7 @@
 
 use galley_authz::Actor;
 use galley_kube::Resource;
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::value::{map_at, metadata, object_mut, root, text};
@@ -37,17 +38,12 @@ pub fn has_generation(resource: &Resource) -> bool {
         "policy" | "apiextensions.k8s.io" => true,
         "networking.k8s.io" => matches!(resource.plural.as_str(), "ingresses" | "networkpolicies" | "ingressclasses"),
         "scheduling.k8s.io" => resource.plural == "priorityclasses",
-        group => !is_builtin_group(group),
+        _ => resource.custom.is_some(),
     }
 }
 
-/// Groups that the control plane serves itself; every other group comes from a CRD.
-pub fn is_builtin_group(group: &str) -> bool {
-    matches!(group, "" | "apps" | "batch" | "autoscaling" | "policy" | "extensions") || group.ends_with(".k8s.io")
-}
-
 /// Prepares a decoded body for its creation: drops what a client may not set and gives the object its start.
-pub fn prepare_create(resource: &Resource, actor: &Actor, object: &mut Value) {
+pub fn prepare_create(resource: &Resource, actor: &Actor, now: Timestamp, object: &mut Value) {
     // A kubelet registers its node with a status; nobody else's status is believed on create.
     if has_status(resource) && !(resource.group.is_empty() && resource.plural == "nodes") {
         root(object).remove("status");
@@ -69,6 +65,7 @@ pub fn prepare_create(resource: &Resource, actor: &Actor, object: &mut Value) {
         }
         ("", "pods") => start_pod(object),
         ("batch", "jobs") => own_job_selector(object),
+        ("apiextensions.k8s.io", "customresourcedefinitions") => galley_kube::crd::establish(object, now),
         ("certificates.k8s.io", "certificatesigningrequests") => {
             let spec = map_at(object, &["spec"]);
             spec.insert("username".into(), json!(actor.username));
@@ -100,7 +97,7 @@ fn initial_status(resource: &Resource) -> Option<Value> {
             json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0})
         }
         ("autoscaling", "horizontalpodautoscalers") => json!({"desiredReplicas": 0, "currentMetrics": null}),
-        (group, _) if is_builtin_group(group) => json!({}),
+        _ if resource.custom.is_none() => json!({}),
         _ => return None,
     })
 }
@@ -168,7 +165,7 @@ fn own_job_selector(job: &mut Value) {
 }
 
 /// Prepares an update of `part`: everything that this part does not own is put back to what `old` has.
-pub fn prepare_update(resource: &Resource, part: Part<'_>, old: &Value, new: &mut Value) {
+pub fn prepare_update(resource: &Resource, part: Part<'_>, old: &Value, now: Timestamp, new: &mut Value) {
     keep_system_metadata(old, new);
     match part {
         Part::Main => {
@@ -185,6 +182,10 @@ pub fn prepare_update(resource: &Resource, part: Part<'_>, old: &Value, new: &mu
             if resource.group.is_empty() && resource.plural == "pods" {
                 let ephemeral = old.pointer("/spec/ephemeralContainers").cloned();
                 set_or_remove(map_at(new, &["spec"]), "ephemeralContainers", ephemeral);
+            }
+            if resource.group == "apiextensions.k8s.io" {
+                // Served from the moment it is stored: there is no controller that would have to notice.
+                galley_kube::crd::establish(new, now);
             }
             if resource.group == "certificates.k8s.io" && resource.plural == "certificatesigningrequests" {
                 restore(new, old, "spec");
@@ -313,14 +314,7 @@ fn spec_changed(resource: &Resource, old: &Value, new: &Value) -> bool {
 }
 
 /// Gives `object` a fresh `metadata` for its creation. `object_mut` keeps what the client may choose.
-pub fn start_metadata(
-    resource: &Resource,
-    namespace: &str,
-    name: &str,
-    uid: &str,
-    now: jiff::Timestamp,
-    object: &mut Value,
-) {
+pub fn start_metadata(resource: &Resource, namespace: &str, name: &str, uid: &str, now: Timestamp, object: &mut Value) {
     let metadata = object_mut(root(object), "metadata");
     for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation", "resourceVersion"] {
         metadata.remove(key);

@@ -296,3 +296,67 @@ async fn an_eviction_respects_the_budget() {
     let spent = cluster.get("poddisruptionbudgets.policy", "default", "b").unwrap();
     assert_eq!(spent["status"]["disruptionsAllowed"], 0);
 }
+
+#[tokio::test]
+async fn server_side_apply_creates_owns_and_conflicts() {
+    let cluster = TestCluster::new().await;
+    let maps = cluster.resource("configmaps");
+    let apply = |manager: &'static str, data: Value, force: bool| {
+        let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": data});
+        let options = WriteOptions { field_manager: manager.into(), force, ..WriteOptions::default() };
+        let (cluster, maps) = (&cluster, &maps);
+        async move {
+            let patch = Patch { kind: PatchKind::Apply, body };
+            let written = cluster.api.patch(&cluster.admin, maps, "default", "c", None, patch, &options).await?;
+            written.object.value().map_err(galley_kube::Status::internal)
+        }
+    };
+    let first = apply("one", json!({"a": "1", "b": "1"}), false).await.unwrap();
+    assert_eq!(first["metadata"]["managedFields"][0]["manager"], "one");
+    let same = apply("one", json!({"a": "1", "b": "1"}), false).await.unwrap();
+    assert_eq!(same["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let conflict = apply("two", json!({"a": "2"}), false).await.unwrap_err();
+    assert_eq!(conflict.code, 409);
+    let forced = apply("two", json!({"a": "2"}), true).await.unwrap();
+    assert_eq!(forced["data"], json!({"a": "2", "b": "1"}));
+    let dropped = apply("one", json!({}), false).await.unwrap();
+    assert_eq!(dropped["data"], json!({"a": "2"}));
+}
+
+#[tokio::test]
+async fn a_definition_serves_its_objects_at_once_and_takes_them_with_it() {
+    let cluster = TestCluster::new().await;
+    let definition = json!({"metadata": {"name": "ships.sea.example"}, "spec": {"group": "sea.example", "scope": "Namespaced",
+        "names": {"plural": "ships", "singular": "ship", "kind": "Ship", "listKind": "ShipList"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {},
+            "scale": {"specReplicasPath": ".spec.crew", "statusReplicasPath": ".status.crew"}},
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                "spec": {"type": "object", "properties": {"crew": {"type": "integer", "default": 3, "minimum": 1}}},
+                "status": {"type": "object", "properties": {"crew": {"type": "integer"}}}}}}}]}});
+    let definitions = "customresourcedefinitions.apiextensions.k8s.io";
+    let stored = cluster.create(definitions, "", definition).await.unwrap();
+    assert_eq!(stored["status"]["conditions"][1]["type"], "Established");
+    let ship = |crew: Value| json!({"apiVersion": "sea.example/v1", "kind": "Ship", "metadata": {"name": "s"}, "spec": crew, "x": 1});
+    let created = cluster.create("ships.sea.example", "default", ship(json!({}))).await.unwrap();
+    assert_eq!((&created["spec"]["crew"], created.get("x")), (&json!(3), None));
+    let ships = cluster.resource("ships.sea.example");
+    let options = WriteOptions::default();
+    let patch = |body: Value| Patch { kind: PatchKind::Merge, body };
+    let refused = cluster
+        .api
+        .patch(&cluster.admin, &ships, "default", "s", None, patch(json!({"spec": {"crew": 0}})), &options)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code, 422);
+    let scaled = cluster
+        .api
+        .patch(&cluster.admin, &ships, "default", "s", Some("scale"), patch(json!({"spec": {"replicas": 7}})), &options)
+        .await
+        .unwrap();
+    assert_eq!(scaled.object.value().unwrap()["spec"]["crew"], 7);
+    assert_eq!(scaled.object.value().unwrap()["metadata"]["generation"], 2);
+    let crds = cluster.resource(definitions);
+    cluster.api.delete(&cluster.admin, &crds, "", "ships.sea.example", &DeleteOptions::default()).await.unwrap();
+    assert!(cluster.api.resource("ships.sea.example").is_none());
+    assert_eq!(cluster.api.get(&ships, "default", "s").unwrap_err().code, 404);
+}

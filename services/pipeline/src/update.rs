@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use galley_authz::Actor;
+use galley_kube::apply::Writer;
 use galley_kube::{FieldError, FieldValidation, Resource, Status};
 use galley_store::{CommitError, Object, Write};
 use serde_json::{Value, json};
@@ -53,7 +54,8 @@ impl ClusterApi {
             let stored = self.get(resource, namespace, name)?;
             check_preconditions(resource, name, &body, &stored)?;
             let old = stored.value().map_err(Status::internal)?;
-            let change = Change { actor, resource, namespace, name, part: Part::of(subresource), options };
+            let recorded = subresource.unwrap_or_default();
+            let change = Change { actor, resource, namespace, name, part: Part::of(subresource), recorded, options };
             match self.replace(&change, &stored, &old, body.clone(), ManagedFields::OfThisWrite).await {
                 Ok(object) => return Ok(Written { object, warnings }),
                 Err(Failure::Refused(status)) => return Err(status),
@@ -85,7 +87,8 @@ impl ClusterApi {
                 return Err(Status::not_found(&resource.group, &resource.plural, name));
             };
             let old = stored.value().map_err(Status::internal)?;
-            let change = Change { actor, resource, namespace, name, part: Part::of(subresource), options };
+            let recorded = subresource.unwrap_or_default();
+            let change = Change { actor, resource, namespace, name, part: Part::of(subresource), recorded, options };
             let (new, fields) = if subresource == Some("scale") {
                 (scale::patched(resource, &old, &patch)?, ManagedFields::OfThisWrite)
             } else {
@@ -111,7 +114,7 @@ impl ClusterApi {
         patch: &Patch,
         warnings: &mut Vec<String>,
     ) -> Result<(Value, ManagedFields), Status> {
-        let Change { actor, resource, namespace, name, part, options } = *change;
+        let Change { actor, resource, namespace, name, part, options, .. } = *change;
         let mut shown = old.clone();
         convert::from_storage(resource, &mut shown);
         let mut body = if patch.kind == PatchKind::Apply {
@@ -122,15 +125,8 @@ impl ClusterApi {
             convert::from_storage(resource, &mut applied);
             check_preconditions(resource, name, &applied, stored)?;
             let sub = if let Part::Sub(sub) = part { sub } else { "" };
-            rules::apply(
-                resource,
-                Some(&shown),
-                &applied,
-                manager(options, actor),
-                sub,
-                options.force,
-                self.clock.now(),
-            )?
+            let writer = Writer { manager: manager(options, actor), subresource: sub, now: self.clock.now() };
+            rules::apply(resource, Some(&shown), &applied, &writer, options.force)?
         } else {
             rules::patch(&resource.api_version(), &resource.kind, patch.kind, &shown, &patch.body)?
         };
@@ -167,8 +163,8 @@ impl ClusterApi {
         metadata(&mut object).insert("name".into(), json!(name));
         let (mut object, warnings) = decode_body(resource, object.into(), apply_validation(options))?;
         convert::from_storage(resource, &mut object);
-        let mut object =
-            rules::apply(resource, None, &object, manager(options, actor), "", options.force, self.clock.now())?;
+        let writer = Writer { manager: manager(options, actor), subresource: "", now: self.clock.now() };
+        let mut object = rules::apply(resource, None, &object, &writer, options.force)?;
         convert::to_storage(resource, &mut object);
         rules::default(resource, &mut object);
         let mut written =
@@ -187,9 +183,9 @@ impl ClusterApi {
         mut new: Value,
         fields: ManagedFields,
     ) -> Result<Arc<Object>, Failure> {
-        let Change { actor, resource, namespace, name, part, options } = *change;
+        let Change { actor, resource, namespace, name, part, recorded, options } = *change;
         let now = self.clock.now();
-        strategy::prepare_update(resource, part, old, &mut new);
+        strategy::prepare_update(resource, part, old, now, &mut new);
         let request = admission::Request { api: self, actor, resource, namespace, name };
         admission::update(&request, part, old, &mut new)?;
 
@@ -206,18 +202,19 @@ impl ClusterApi {
         let _charging =
             if part == Part::Main { admission::quota::admit(&request, Some(old), &new).await? } else { None };
         if fields == ManagedFields::OfThisWrite {
-            rules::manage_fields(resource, Some(old), &mut new, manager(options, actor), sub.unwrap_or(""), now);
+            let writer = Writer { manager: manager(options, actor), subresource: recorded, now };
+            rules::manage_fields(resource, Some(old), &mut new, &writer);
         }
         if same_but_bookkeeping(old, &new) {
             return Ok(stored.clone());
         }
         if options.dry_run {
-            return Ok(Arc::new(encode::unstored(stored.key.clone(), &new)?));
+            return Ok(Arc::new(encode::unstored(resource, stored.key.clone(), &new)?));
         }
         let write = if is_finished(resource, &new) {
             Write::Delete { key: stored.key.clone(), expected: stored.revision }
         } else {
-            Write::Update { draft: encode::draft(stored.key.clone(), &new)?, expected: stored.revision }
+            Write::Update { draft: encode::draft(resource, stored.key.clone(), &new)?, expected: stored.revision }
         };
         self.store.commit(write).await.map_err(|error| match error {
             CommitError::Conflict { .. } => Failure::Lost,
@@ -234,6 +231,8 @@ pub(crate) struct Change<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
     pub(crate) part: Part<'a>,
+    /// Under which subresource `managedFields` record the write.
+    pub(crate) recorded: &'a str,
     pub(crate) options: &'a WriteOptions,
 }
 

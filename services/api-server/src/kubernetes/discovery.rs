@@ -1,7 +1,8 @@
 //! Paths that are no objects: discovery, version, health, OpenAPI.
 
 use galley_kube::openapi::CustomKind;
-use galley_kube::{Status, resource};
+use galley_kube::resource::{self, Catalog};
+use galley_kube::{Resource, Status};
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HOST, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Request, Response, StatusCode};
 use serde_json::{Value, json};
@@ -39,16 +40,16 @@ pub fn answer(call: &Call, request: &Request<Body>, style: Style) -> Result<Resp
         ["version"] => found(Some(version())),
         ["healthz" | "livez" | "readyz", ..] => Ok(health(call, &segments, request)),
         ["openapi", "v2"] => {
-            let documents = custom(call);
-            Ok(document(headers, call.openapi.v2(&kinds(&documents))))
+            let custom = call.api.custom_resources();
+            Ok(document(headers, call.openapi.v2(&kinds(&custom))))
         }
         ["openapi", "v3"] => {
-            let documents = custom(call);
-            Ok(document(headers, call.openapi.v3_index(&kinds(&documents))))
+            let custom = call.api.custom_resources();
+            Ok(document(headers, call.openapi.v3_index(&kinds(&custom))))
         }
         ["openapi", "v3", "api" | "apis", rest @ ..] if !rest.is_empty() => {
-            let documents = custom(call);
-            let found = call.openapi.v3(&rest.join("/"), &kinds(&documents));
+            let custom = call.api.custom_resources();
+            let found = call.openapi.v3(&rest.join("/"), &kinds(&custom));
             found.map(|bytes| document(headers, bytes)).ok_or_else(respond::not_found)
         }
         _ => Err(respond::not_found()),
@@ -89,14 +90,13 @@ fn health(call: &Call, segments: &[&str], request: &Request<Body>) -> Response<B
     response
 }
 
-/// The served versions of this cluster's CRDs with their schemas.
-fn custom(call: &Call) -> Vec<(galley_kube::resource::ResourceRef, Option<Value>)> {
-    let catalog = call.api.custom_resources();
-    catalog.iter().map(|resource| (resource.clone(), call.api.custom_schema(resource))).collect()
+/// This cluster's custom resources with their schemas.
+fn kinds(custom: &Catalog) -> Vec<CustomKind<'_>> {
+    custom.iter().map(|resource| CustomKind { resource, schema: schema(resource) }).collect()
 }
 
-fn kinds(documents: &[(galley_kube::resource::ResourceRef, Option<Value>)]) -> Vec<CustomKind<'_>> {
-    documents.iter().map(|(resource, schema)| CustomKind { resource, schema: schema.as_ref() }).collect()
+fn schema(resource: &Resource) -> Option<&Value> {
+    resource.custom.as_ref()?.source().pointer("/schema/openAPIV3Schema")
 }
 
 /// A document that clients keep: 304 when they have it already.

@@ -158,7 +158,7 @@ impl Selectors {
         let mut fields = FieldSelector::parse(query.text("fieldSelector"))
             .map_err(|error| Status::bad_request(error.to_string()))?;
         for term in &mut fields.terms {
-            term.field = fields::canonical(&resource.name(), &term.field)
+            term.field = fields::canonical(resource, &term.field)
                 .ok_or_else(|| Status::bad_request(format!("field label not supported: {}", term.field)))?;
         }
         Ok(Self { labels, fields })

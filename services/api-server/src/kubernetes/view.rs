@@ -1,27 +1,13 @@
 //! Objects in the form that the client asked for.
 
 use bytes::Bytes;
-use galley_kube::table::{self, IncludeObject, PrinterColumn};
+use galley_kube::table::{self, IncludeObject};
 use galley_kube::{Resource, Status};
 use galley_pipeline::ClusterApi;
-use galley_store::{Object, ObjectKey};
-use galley_types::ResourceName;
+use galley_store::Object;
 use serde_json::{Value, json};
 
 use super::negotiate::View;
-
-/// Columns of a custom resource's version, from its CRD.
-pub fn custom_columns(api: &ClusterApi, resource: &Resource) -> Option<Vec<PrinterColumn>> {
-    if galley_kube::resource::builtin().find(&resource.group, &resource.version, &resource.plural).is_some() {
-        return None;
-    }
-    let name = format!("{}.{}", resource.plural, resource.group);
-    let key = ObjectKey::new(&ResourceName::new("customresourcedefinitions", "apiextensions.k8s.io"), "", &name);
-    let crd = api.store().get(&key)?.value().ok()?;
-    let versions = crd.pointer("/spec/versions")?.as_array()?;
-    let version = versions.iter().find(|version| version["name"] == resource.version.as_str())?;
-    Some(PrinterColumn::of_version(version))
-}
 
 /// `PartialObjectMetadata` of an object.
 pub fn metadata_of(object: &Value) -> Value {
@@ -50,8 +36,8 @@ pub fn table_of(
     metadata: Value,
     with_columns: bool,
 ) -> Value {
-    let custom = custom_columns(api, resource);
-    table::render(resource, custom.as_deref(), objects, include, metadata, with_columns, api.clock().now())
+    let custom = resource.custom.as_ref().map(|custom| custom.columns.as_slice());
+    table::render(resource, custom, objects, include, metadata, with_columns, api.clock().now())
 }
 
 /// A tree as bytes.

@@ -33,8 +33,9 @@ impl ClusterApi {
             rules::default(&resource, &mut object);
             let uid = uuid::Uuid::new_v4().to_string();
             strategy::start_metadata(&resource, namespace, &name, &uid, now, &mut object);
-            strategy::prepare_create(&resource, &actor, &mut object);
-            writes.push((resource, name, Write::Create(encode::draft(key, &object)?)));
+            strategy::prepare_create(&resource, &actor, now, &mut object);
+            let draft = encode::draft(&resource, key, &object)?;
+            writes.push((resource, name, Write::Create(draft)));
         }
         let (named, writes): (Vec<_>, Vec<_>) =
             writes.into_iter().map(|(resource, name, write)| ((resource, name), write)).unzip();
