@@ -1,5 +1,10 @@
 //! Keeps the load balancers of one cluster as its Services say.
 
+#[cfg(test)]
+mod fake_api;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
