@@ -22,12 +22,15 @@ mod service;
 mod storage;
 mod support;
 mod volume;
+mod warnings;
 mod workloads;
 
 use serde_json::Value;
 
 use crate::Resource;
 use crate::status::FieldError;
+
+pub use warnings::warnings;
 
 pub(crate) use support::{Errors, Get, Path, node};
 

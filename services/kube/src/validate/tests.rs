@@ -343,3 +343,26 @@ fn definitions_problems_are_named_as_kubectl_shows_them() {
         assert_eq!(errors, text.into_iter().collect::<Vec<String>>(), "{definition}");
     }
 }
+
+#[test]
+fn what_is_rarely_meant_is_warned_of_once() {
+    let pods = builtin().storage("pods").unwrap();
+    let pod = prepared(
+        "pods",
+        json!({"metadata": {"name": "a.b"}, "spec": {"containers": [{"name": "a", "image": "a",
+            "env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}],
+            "ports": [{"containerPort": 80}, {"containerPort": 80, "name": "http"}],
+            "resources": {"requests": {"memory": "100m"}}}]}}),
+    );
+    assert_eq!(
+        warnings(pods, &pod, None),
+        [
+            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
+             recommended: [must not contain dots]",
+            "spec.containers[0].resources.requests[memory]: fractional byte value \"100m\" is invalid, must be an integer",
+            "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
+            "spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]",
+        ]
+    );
+    assert!(warnings(pods, &pod, Some(&pod)).is_empty());
+}
