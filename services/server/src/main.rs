@@ -1,1 +1,32 @@
-fn main() {}
+//! `galley-server`: the control plane of every cluster, on one Postgres.
+
+mod admin;
+mod arguments;
+mod run;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use arguments::{Arguments, Command};
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env("GALLEY_LOG").unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if arguments.log_json {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Run(options) => run::run(options).await,
+            Command::Admin(admin) => admin::run(admin).await,
+            Command::Openapi => {
+                print!("{}", galley_api_server::management::openapi_document());
+                Ok(())
+            }
+        }
+    })
+}

@@ -67,13 +67,15 @@ impl Store {
         Self::start(Arc::new(backend), config, clock).await
     }
 
-    pub(crate) async fn start(
-        backend: Arc<dyn Backend>,
-        config: StoreConfig,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, StoreError> {
-        backend.shards_ensure(config.shards).await?;
-        let inner = Arc::new(Inner {
+    /// Opens the store for tenants and tokens only: takes no shards, so it can stand beside a running server and serves no
+    /// cluster.
+    pub async fn open_registry(config: StoreConfig, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let backend = Postgres::connect(&config).await?;
+        Ok(Self { inner: Self::idle(Arc::new(backend), config, clock) })
+    }
+
+    fn idle(backend: Arc<dyn Backend>, config: StoreConfig, clock: Arc<dyn Clock>) -> Arc<Inner> {
+        Arc::new(Inner {
             backend,
             config: Arc::new(config),
             clock,
@@ -84,7 +86,16 @@ impl Store {
             loads: Mutex::default(),
             writers: Mutex::default(),
             upkeep: Mutex::default(),
-        });
+        })
+    }
+
+    pub(crate) async fn start(
+        backend: Arc<dyn Backend>,
+        config: StoreConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        backend.shards_ensure(config.shards).await?;
+        let inner = Self::idle(backend, config, clock);
         inner.lease_acquire().await?;
         let leases = tokio::spawn(crate::upkeep::leases(Arc::downgrade(&inner)));
         let house = tokio::spawn(crate::upkeep::house(Arc::downgrade(&inner)));

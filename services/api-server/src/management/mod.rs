@@ -23,6 +23,7 @@ use galley_types::Clock;
 use jiff::SignedDuration;
 use utoipa::OpenApi;
 
+pub(crate) use join::NodeCaller;
 pub use problem::Problem;
 
 use crate::pki::Authority;

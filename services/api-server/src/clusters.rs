@@ -1,0 +1,232 @@
+//! The clusters that this process has touched: their keys by id and host name, and their APIs while they are in memory.
+//!
+//! An API is shared by all who use a cluster (its clones share the locks that keep Service addresses unique), and holding one
+//! keeps the cluster's objects in memory. So this cache lets go of an API that nobody else holds, for the store to evict.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use galley_kube::{Reason, Status};
+use galley_pipeline::{ClusterApi, Settings};
+use galley_store::{Cluster, ClusterStore, Store, StoreError};
+use galley_types::{Clock, ClusterId};
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::RwLock;
+use rcgen::KeyPair;
+
+use crate::pki::{PkiError, key_create};
+use crate::served::{ServedCluster, ServedError, Signer};
+
+/// A cluster that nobody asked for this long is forgotten; its keys are read again when somebody does.
+const IDLE: SignedDuration = SignedDuration::from_mins(10);
+/// Longer than the pause between two requests of a client that is at work.
+const API_IDLE: SignedDuration = SignedDuration::from_secs(60);
+
+/// Why a cluster cannot be served now.
+#[derive(Debug, thiserror::Error)]
+pub enum ClustersError {
+    /// The store says no.
+    #[error("the store cannot serve the cluster")]
+    Store(#[from] StoreError),
+    /// The cluster's keys are unusable.
+    #[error("cluster {cluster} cannot be served")]
+    Served {
+        /// Which.
+        cluster: ClusterId,
+        /// Why.
+        #[source]
+        source: ServedError,
+    },
+}
+
+impl ClustersError {
+    /// The answer to a request for the cluster's API.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Store(StoreError::ClusterNotFound(_)) => {
+                Status::new(404, Reason::NotFound, "the cluster does not exist")
+            }
+            Self::Store(_) => {
+                let mut status = Status::new(
+                    503,
+                    Reason::ServiceUnavailable,
+                    "the storage of this cluster is unavailable, please try again later",
+                );
+                status.retry_after_seconds = 1;
+                status
+            }
+            Self::Served { .. } => Status::internal("the cluster cannot be served"),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    label: String,
+    served: Option<Arc<ServedCluster>>,
+    /// Of all APIs of this cluster: gets its key when the cluster is first served.
+    signer: Arc<Signer>,
+    api: Option<ClusterApi>,
+    used: Timestamp,
+}
+
+impl Entry {
+    fn new(info: &Cluster, now: Timestamp) -> Self {
+        Self { label: info.host_label.clone(), served: None, signer: Arc::default(), api: None, used: now }
+    }
+
+    /// The API, if it is that of what the store has in memory now.
+    fn current(&self) -> Option<ClusterApi> {
+        self.api.as_ref().filter(|api| api.store().is_current()).cloned()
+    }
+}
+
+/// The clusters of this process.
+#[derive(Debug)]
+pub struct Clusters {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    domain: String,
+    /// One key serves all clusters: each has a certificate of its own for it.
+    key: KeyPair,
+    entries: RwLock<HashMap<ClusterId, Entry>>,
+    labels: RwLock<HashMap<String, ClusterId>>,
+}
+
+impl Clusters {
+    /// Clusters have host names `<label>.<domain>`.
+    pub fn new(store: Store, clock: Arc<dyn Clock>, domain: String) -> Result<Self, PkiError> {
+        Ok(Self { store, clock, domain, key: key_create()?, entries: RwLock::default(), labels: RwLock::default() })
+    }
+
+    /// The cluster whose host name begins with `label`.
+    pub async fn by_label(&self, label: &str) -> Result<Option<Arc<ServedCluster>>, ClustersError> {
+        let known = self.labels.read().get(label).copied();
+        if let Some(served) = known.and_then(|id| self.known(id)) {
+            return Ok(Some(served));
+        }
+        match self.store.cluster_by_hostname(label).await? {
+            Some(info) => Ok(Some(self.serve(info).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The cluster that the text of a request names. Its means of authentication decide what the caller may see of it.
+    pub async fn by_id_text(&self, text: &str) -> Result<Option<Arc<ServedCluster>>, ClustersError> {
+        match self.store.cluster_by_id(text).await? {
+            Some(info) => match self.known(info.id) {
+                Some(served) => Ok(Some(served)),
+                None => Ok(Some(self.serve(info).await?)),
+            },
+            None => Ok(None),
+        }
+    }
+
+    fn known(&self, id: ClusterId) -> Option<Arc<ServedCluster>> {
+        self.entries.read().get(&id).and_then(|entry| entry.served.clone())
+    }
+
+    /// The keys of a cluster whose row was found.
+    pub async fn serve(&self, info: Cluster) -> Result<Arc<ServedCluster>, ClustersError> {
+        if let Some(served) = self.known(info.id) {
+            return Ok(served);
+        }
+        let id = info.id;
+        let keys = self.store.cluster_keys(id).await?;
+        let now = self.clock.now();
+        let served = ServedCluster::new(info, &keys, &self.key, &self.domain, now)
+            .map_err(|source| ClustersError::Served { cluster: id, source })?;
+        let mut entries = self.entries.write();
+        let entry = entries.entry(id).or_insert_with(|| Entry::new(&served.info, now));
+        entry.used = now;
+        // Another request may have been faster.
+        let served = Arc::clone(entry.served.get_or_insert_with(|| Arc::new(served)));
+        entry.signer.give(&served.tokens);
+        self.labels.write().insert(entry.label.clone(), id);
+        Ok(served)
+    }
+
+    /// The cluster's API; loads the cluster if need be. Ask for each request.
+    pub async fn api(&self, served: &ServedCluster) -> Result<ClusterApi, ClustersError> {
+        match self.store.cluster(served.info.id).await {
+            Ok(store) => Ok(self.api_over(&store)),
+            Err(error) => {
+                if matches!(error, StoreError::ClusterNotFound(_)) {
+                    self.forget(served.info.id);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The API of a cluster, by its row.
+    pub async fn api_of(&self, info: &Cluster) -> Result<ClusterApi, ClustersError> {
+        let served = self.serve(info.clone()).await?;
+        self.api(&served).await
+    }
+
+    /// The one API of a cluster in memory: what controllers and requests share.
+    pub fn api_over(&self, store: &Arc<ClusterStore>) -> ClusterApi {
+        let now = self.clock.now();
+        if let Some(entry) = self.entries.read().get(&store.id())
+            && now < entry.used + SignedDuration::from_secs(1)
+            && let Some(api) = entry.current()
+        {
+            return api;
+        }
+        let mut entries = self.entries.write();
+        let entry = entries.entry(store.id()).or_insert_with(|| Entry::new(store.info(), now));
+        entry.used = now;
+        if let Some(api) = entry.current() {
+            return api;
+        }
+        let api = ClusterApi::new(Arc::clone(store), Arc::clone(&self.clock))
+            .with_signer(Arc::clone(&entry.signer) as _)
+            .with_settings(settings(store.info()));
+        entry.api = Some(api.clone());
+        api
+    }
+
+    /// The cluster is deleted, or its shard was lost.
+    pub fn forget(&self, id: ClusterId) {
+        if let Some(entry) = self.entries.write().remove(&id) {
+            self.labels.write().remove(&entry.label);
+        }
+    }
+
+    /// Lets go of what was not used lately. To be called now and then.
+    pub fn sweep(&self) {
+        let now = self.clock.now();
+        let mut gone = Vec::new();
+        self.entries.write().retain(|_, entry| {
+            // The store's map and this one hold it: nobody is at work on it.
+            let unused = entry.api.as_ref().is_none_or(|api| Arc::strong_count(api.store()) <= 2);
+            if unused && now > entry.used + API_IDLE {
+                entry.api = None;
+            }
+            let keep = entry.api.is_some() || now <= entry.used + IDLE;
+            if !keep {
+                gone.push(entry.label.clone());
+            }
+            keep
+        });
+        let mut labels = self.labels.write();
+        for label in gone {
+            labels.remove(&label);
+        }
+    }
+}
+
+fn settings(info: &Cluster) -> Settings {
+    let mut settings = Settings { root_ca: info.ca_certificate.as_str().into(), ..Settings::default() };
+    if let Ok(cidr) = info.network.pod_cidr.parse() {
+        settings.pod_cidr = cidr;
+    }
+    if let Ok(cidr) = info.network.service_cidr.parse() {
+        settings.service_cidr = cidr;
+    }
+    if let Ok(dns) = info.network.cluster_dns.parse() {
+        settings.cluster_dns = dns;
+    }
+    settings
+}

@@ -1,0 +1,327 @@
+//! Finds out what a request is for, who makes it, and hands it on.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use galley_authz::Actor;
+use galley_kube::openapi::OpenApiDocs;
+use galley_kube::{Reason, Status};
+use galley_store::{Cluster, Store};
+use galley_types::Clock;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use rustls::ServerConfig;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use crate::authentication::{self, ClusterTokens, ServiceTokens};
+use crate::body::{Body, json_response, status_response};
+use crate::clusters::{Clusters, ClustersError};
+use crate::kubernetes::{self, Call};
+use crate::management::{self, ClusterLife, LifeError, NodeCaller};
+use crate::pki::{Authority, PkiError, key_create};
+use crate::proxy::{NodeProxy, TunnelProxy};
+use crate::served::ServedCluster;
+use crate::tls::{self, Peer, TlsError};
+use crate::tunnel::{self, TunnelHub};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What Kubernetes calls the same; clients log it.
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// What a gateway needs to be told.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// Clusters are `<label>.<domain>`.
+    pub domain: String,
+    /// `https://host:port` at which clients and nodes reach this installation.
+    pub advertise: String,
+    /// DNS names and addresses in the management certificate.
+    pub names: Vec<String>,
+}
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The management certificate cannot be made.
+    #[error("the management certificate cannot be made")]
+    Pki(#[from] PkiError),
+    /// The management TLS configuration cannot be made.
+    #[error("the management TLS configuration cannot be made")]
+    Tls(#[from] TlsError),
+}
+
+/// One process' front door.
+pub struct Gateway {
+    clusters: Arc<Clusters>,
+    hub: Arc<TunnelHub>,
+    proxy: Arc<dyn NodeProxy>,
+    services: ServiceTokens,
+    management: Router,
+    management_tls: Arc<ServerConfig>,
+    openapi: Arc<dyn OpenApiDocs>,
+    suffix: String,
+    clock: Arc<dyn Clock>,
+    shutdown: CancellationToken,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("clusters", &self.clusters).finish_non_exhaustive()
+    }
+}
+
+/// What the management API does to clusters here.
+struct Life {
+    clusters: Arc<Clusters>,
+    hub: Arc<TunnelHub>,
+}
+
+impl ClusterLife for Life {
+    fn bootstrap<'a>(&'a self, cluster: &'a Cluster) -> BoxFuture<'a, Result<(), LifeError>> {
+        Box::pin(async move {
+            let api = self.clusters.api_of(cluster).await.map_err(|error| match error {
+                ClustersError::Store(error) => LifeError::Store(error),
+                ClustersError::Served { source, .. } => LifeError::Bootstrap(source.to_string()),
+            })?;
+            api.bootstrap().await.map_err(|status| LifeError::Bootstrap(status.message))
+        })
+    }
+
+    fn removed(&self, cluster: &Cluster) {
+        self.hub.close_cluster(cluster.id);
+        self.clusters.forget(cluster.id);
+    }
+}
+
+/// Whose host name a connection asked for.
+#[derive(Debug, Clone)]
+pub(crate) enum Host {
+    /// The installation's.
+    Management,
+    /// A cluster's.
+    Cluster(Arc<ServedCluster>),
+    /// A name below the domain that is no cluster's (any more).
+    Unknown,
+}
+
+/// What is known of a connection before its first request.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    pub host: Host,
+    pub peer: Peer,
+}
+
+impl Gateway {
+    /// `authority` is the installation's CA; `shutdown` ends watches.
+    pub fn new(
+        config: GatewayConfig,
+        store: Store,
+        clusters: Arc<Clusters>,
+        authority: Arc<Authority>,
+        openapi: Arc<dyn OpenApiDocs>,
+        clock: Arc<dyn Clock>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, GatewayError> {
+        let key = key_create()?;
+        let mut names = config.names;
+        names.push(config.domain.clone());
+        names.push(format!("*.{}", config.domain));
+        let certificate = authority.server_certificate(&key, &names, clock.now())?;
+        let management_tls = tls::management(vec![certificate, authority.certificate().clone()], &key)?;
+        let hub = Arc::<TunnelHub>::default();
+        let management = management::router(management::State {
+            store: Arc::new(store.clone()),
+            clock: Arc::clone(&clock),
+            ca: authority,
+            domain: config.domain.clone(),
+            advertise: config.advertise,
+            clusters: Arc::new(Life { clusters: Arc::clone(&clusters), hub: Arc::clone(&hub) }),
+        });
+        Ok(Self {
+            clusters,
+            proxy: Arc::new(TunnelProxy::new(Arc::clone(&hub))),
+            hub,
+            services: ServiceTokens::new(store, Arc::clone(&clock)),
+            management,
+            management_tls,
+            openapi,
+            suffix: format!(".{}", config.domain.to_ascii_lowercase()),
+            clock,
+            shutdown,
+        })
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<TunnelHub> {
+        &self.hub
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(crate) fn management_tls(&self) -> &Arc<ServerConfig> {
+        &self.management_tls
+    }
+
+    /// Ends all tunnels, for a shutdown.
+    pub(crate) fn close_tunnels(&self) {
+        self.hub.close_all();
+    }
+
+    /// Whose name a client asked for. `None`: the cluster cannot be served now, and the connection should end.
+    pub(crate) async fn host(&self, name: Option<&str>) -> Option<Host> {
+        let Some(name) = name.map(str::to_ascii_lowercase) else { return Some(Host::Management) };
+        let Some(label) = name.strip_suffix(&self.suffix) else { return Some(Host::Management) };
+        match self.clusters.by_label(label).await {
+            Ok(Some(cluster)) => Some(Host::Cluster(cluster)),
+            Ok(None) => Some(Host::Unknown),
+            Err(error) => {
+                tracing::warn!(host = name, error = &error as &dyn std::error::Error, "a cluster cannot be served");
+                None
+            }
+        }
+    }
+
+    /// Answers one request.
+    pub(crate) async fn handle(self: Arc<Self>, connection: Connection, request: Request<Body>) -> Response<Body> {
+        let id = request_id(&request);
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let started = self.clock.now();
+        let mut response = match AssertUnwindSafe(self.route(connection, request)).catch_unwind().await {
+            Ok(response) => response,
+            Err(_) => {
+                tracing::error!(%method, path, request = ?id, "the handler of a request panicked");
+                status_response(&Status::internal("the server made a mistake"))
+            }
+        };
+        let (status, took) = (response.status(), self.clock.now().duration_since(started));
+        if status.is_server_error() {
+            tracing::warn!(%method, path, request = ?id, status = status.as_u16(), ?took, "request failed");
+        } else {
+            tracing::debug!(%method, path, request = ?id, status = status.as_u16(), ?took, "request");
+        }
+        response.headers_mut().insert(AUDIT_ID, id.clone());
+        response.headers_mut().insert(REQUEST_ID, id);
+        response
+    }
+
+    async fn route(self: &Arc<Self>, connection: Connection, mut request: Request<Body>) -> Response<Body> {
+        match connection.host {
+            Host::Cluster(cluster) => self.cluster(&cluster, &connection.peer, request).await,
+            Host::Unknown => status_response(&unknown_cluster()),
+            Host::Management => {
+                let Some((id, rest)) = cluster_prefix(request.uri()) else {
+                    return self.management(request).await;
+                };
+                match self.clusters.by_id_text(&id).await {
+                    Ok(Some(cluster)) => {
+                        *request.uri_mut() = rest;
+                        self.cluster(&cluster, &Peer::Unknown, request).await
+                    }
+                    Ok(None) => status_response(&unknown_cluster()),
+                    Err(error) => failed(&error),
+                }
+            }
+        }
+    }
+
+    async fn management(&self, request: Request<Body>) -> Response<Body> {
+        match self.management.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+
+    async fn cluster(
+        self: &Arc<Self>,
+        cluster: &Arc<ServedCluster>,
+        peer: &Peer,
+        mut request: Request<Body>,
+    ) -> Response<Body> {
+        let api = match self.clusters.api(cluster).await {
+            Ok(api) => api,
+            Err(error) => return failed(&error),
+        };
+        let tokens = ClusterTokens {
+            key: Arc::clone(&cluster.tokens),
+            store: Arc::clone(api.store()),
+            clock: Arc::clone(&self.clock),
+        };
+        let actor: Arc<Actor> =
+            match authentication::authenticate(peer, request.headers(), &tokens, &self.services).await {
+                Ok(actor) => actor,
+                Err(status) => return status_response(&status),
+            };
+        match (request.method(), request.uri().path()) {
+            (&Method::POST | &Method::GET, "/galley/v1/tunnel") => {
+                return tunnel::accept(self, cluster, &actor, request);
+            }
+            (_, "/v1/renew") => {
+                request.extensions_mut().insert(NodeCaller { cluster: cluster.info.clone(), actor: (*actor).clone() });
+                return self.management(request).await;
+            }
+            (&Method::GET, "/openid/v1/jwks") => return json_response(StatusCode::OK, &cluster.tokens.jwks()),
+            (&Method::GET, "/.well-known/openid-configuration") => {
+                return json_response(StatusCode::OK, &cluster.tokens.discovery());
+            }
+            _ => {}
+        }
+        let call = Call {
+            api,
+            actor: (*actor).clone(),
+            proxy: Arc::clone(&self.proxy),
+            tokens,
+            openapi: Arc::clone(&self.openapi),
+            shutdown: self.shutdown.clone(),
+        };
+        kubernetes::handle(call, request).await
+    }
+}
+
+fn failed(error: &ClustersError) -> Response<Body> {
+    tracing::warn!(error = error as &dyn std::error::Error, "a cluster cannot be served");
+    status_response(&error.status())
+}
+
+fn unknown_cluster() -> Status {
+    Status::new(404, Reason::NotFound, "there is no cluster of this name")
+}
+
+/// `/clusters/ID/rest` as the id and the rest.
+fn cluster_prefix(uri: &Uri) -> Option<(String, Uri)> {
+    let whole = uri.path_and_query()?.as_str();
+    let below = whole.strip_prefix("/clusters/")?;
+    let end = below.find(['/', '?']).unwrap_or(below.len());
+    let (id, rest) = below.split_at(end);
+    let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+    let rest: PathAndQuery = rest.parse().ok()?;
+    Some((id.to_owned(), Uri::from(rest)))
+}
+
+/// The client's, if it is sane, else a new one.
+fn request_id(request: &Request<Body>) -> HeaderValue {
+    let given = request.headers().get(REQUEST_ID).or_else(|| request.headers().get(AUDIT_ID));
+    match given {
+        Some(id) if id.len() <= 128 && id.to_str().is_ok() => id.clone(),
+        _ => HeaderValue::from_str(&Uuid::new_v4().to_string()).unwrap_or_else(|_| HeaderValue::from_static("-")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_prefix_names_a_cluster() {
+        let split = |text: &str| cluster_prefix(&text.parse().unwrap()).map(|(id, rest)| (id, rest.to_string()));
+        assert_eq!(split("/clusters/abc/api/v1?x=y"), Some(("abc".into(), "/api/v1?x=y".into())));
+        assert_eq!(split("/clusters/abc"), Some(("abc".into(), "/".into())));
+        assert_eq!(split("/clusters/abc?x=y"), Some(("abc".into(), "/?x=y".into())));
+        assert_eq!(split("/v1/clusters/abc"), None);
+    }
+}

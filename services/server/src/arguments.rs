@@ -1,0 +1,88 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Managed Kubernetes: one control plane for thousands of clusters.
+#[derive(Debug, Parser)]
+#[command(version, name = "galley-server")]
+pub struct Arguments {
+    /// Log as JSON, a line for each event.
+    #[arg(long, env = "GALLEY_LOG_JSON", global = true)]
+    pub log_json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve.
+    Run(RunOptions),
+    /// Administer the installation, directly in its database.
+    Admin(AdminOptions),
+    /// Print the OpenAPI document of the management API.
+    Openapi,
+}
+
+/// Where the installation's state is.
+#[derive(Debug, Args)]
+pub struct StateOptions {
+    /// `postgres://USER@HOST:PORT/DATABASE`
+    #[arg(long, env = "DATABASE_URL")]
+    pub database_url: String,
+    /// Holds the master key, which wraps the clusters' data keys, and this process' identity.
+    #[arg(long, env = "GALLEY_DATA_DIR", default_value = "/var/lib/galley")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct RunOptions {
+    #[command(flatten)]
+    pub state: StateOptions,
+    /// An address to listen on; may be repeated.
+    #[arg(long, default_value = "127.0.0.1:6443")]
+    pub listen: Vec<SocketAddr>,
+    /// Clusters are `<name>-<short id>.<domain>`.
+    #[arg(long, env = "GALLEY_DOMAIN", default_value = "galley.local")]
+    pub domain: String,
+    /// `https://HOST:PORT` at which clients and nodes reach this installation; the first `--listen` if left out.
+    #[arg(long, env = "GALLEY_ADVERTISE")]
+    pub advertise: Option<String>,
+    /// A node that was not heard of for so long is not ready.
+    #[arg(long, env = "GALLEY_NODE_MONITOR_GRACE_PERIOD")]
+    pub node_monitor_grace_period: Option<String>,
+    /// How long changes stay resumable for watches, in seconds.
+    #[arg(long, default_value_t = 3600)]
+    pub retention_seconds: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct AdminOptions {
+    #[command(flatten)]
+    pub state: StateOptions,
+    #[command(subcommand)]
+    pub command: AdminCommand,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::enum_variant_names, reason = "the variants are the commands as they are typed")]
+pub enum AdminCommand {
+    /// Make a tenant; no error if there is one of this name.
+    TenantCreate {
+        /// Unique in the installation.
+        name: String,
+    },
+    /// Make a bearer token of a tenant, and print it.
+    TokenCreate {
+        /// The tenant's name.
+        #[arg(long)]
+        tenant: String,
+        /// What the token is called in lists.
+        #[arg(long, default_value = "admin")]
+        name: String,
+    },
+    /// Make the cloud controller's bearer token, and print it.
+    CloudTokenCreate,
+}

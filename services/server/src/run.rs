@@ -1,0 +1,149 @@
+//! `galley-server run`: wires the store, the front door and the controllers together.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use galley_api_server::clusters::Clusters;
+use galley_api_server::{Gateway, GatewayConfig, installation, serve};
+use galley_openapi::Documents;
+use galley_store::{LocalKey, Store, StoreConfig};
+use galley_types::{Clock, SystemClock};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::arguments::RunOptions;
+/// Unused clusters stay in memory for minutes; looking four times a minute is often enough.
+const SWEEP: Duration = Duration::from_secs(15);
+
+pub async fn run(options: RunOptions) -> anyhow::Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let data_dir = &options.state.data_dir;
+    std::fs::create_dir_all(data_dir).with_context(|| format!("{} cannot be made", data_dir.display()))?;
+    let advertise = match &options.advertise {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => format!("https://{}", options.listen[0]),
+    };
+    let host = host_of(&advertise)?;
+
+    let key = LocalKey::from_file(&data_dir.join("master.key")).context("the master key cannot be used")?;
+    let mut config = StoreConfig::new(&options.state.database_url, holder(data_dir)?, Arc::new(key));
+    config.retention = Duration::from_secs(options.retention_seconds);
+    let store = Store::open(config, Arc::clone(&clock)).await.context("the store cannot be opened")?;
+    let authority = installation::authority(&store, clock.now()).await?;
+    write_atomically(&data_dir.join("ca.pem"), authority.pem().as_bytes())?;
+
+    let mut names = vec![host, "localhost".to_owned(), "127.0.0.1".to_owned()];
+    names.extend(
+        options.listen.iter().map(|address| address.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()),
+    );
+    names.sort();
+    names.dedup();
+    let clusters = Arc::new(Clusters::new(store.clone(), Arc::clone(&clock), options.domain.clone())?);
+    let shutdown = CancellationToken::new();
+    let gateway = Arc::new(Gateway::new(
+        GatewayConfig { domain: options.domain.clone(), advertise: advertise.clone(), names },
+        store.clone(),
+        Arc::clone(&clusters),
+        Arc::new(authority),
+        Arc::new(Documents::builtin()),
+        Arc::clone(&clock),
+        shutdown.clone(),
+    )?);
+
+    let mut listeners = Vec::new();
+    for address in &options.listen {
+        listeners.push(TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))?);
+    }
+    let apis = Arc::clone(&clusters);
+    let controllers = tokio::spawn(galley_controllers_drive::run(
+        store.clone(),
+        Arc::new(move |cluster| apis.api_over(&cluster)),
+        galley_controllers_drive::Config::default(),
+        shutdown.clone(),
+    ));
+    let house = tokio::spawn(sweep(clusters, shutdown.clone()));
+    let signals = tokio::spawn(stop_on_signal(shutdown.clone()));
+    tracing::info!(listen = ?options.listen, advertise, domain = options.domain, "serving");
+
+    serve(listeners, gateway, shutdown).await;
+    let _ = controllers.await;
+    let _ = house.await;
+    store.close().await;
+    signals.abort();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Lets go of clusters that nobody uses.
+async fn sweep(clusters: Arc<Clusters>, shutdown: CancellationToken) {
+    while tokio::time::timeout(SWEEP, shutdown.cancelled()).await.is_err() {
+        clusters.sweep();
+    }
+}
+
+async fn stop_on_signal(shutdown: CancellationToken) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return tracing::error!("signals cannot be awaited");
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    shutdown.cancel();
+}
+
+/// The host of `https://HOST:PORT`.
+fn host_of(url: &str) -> anyhow::Result<String> {
+    let Some(rest) = url.strip_prefix("https://") else {
+        bail!("--advertise must be https://HOST:PORT, not {url:?}");
+    };
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    Ok(host.trim_start_matches('[').trim_end_matches(']').to_owned())
+}
+
+/// Names this process in lease rows, the same after a restart: its shards are then its own again at once.
+fn holder(data_dir: &Path) -> anyhow::Result<String> {
+    let path = data_dir.join("holder");
+    match std::fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
+        _ => {
+            let name = uuid::Uuid::new_v4().to_string();
+            write_atomically(&path, name.as_bytes())?;
+            Ok(name)
+        }
+    }
+}
+
+fn write_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let temporary = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("{} cannot be written", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_of;
+
+    #[test]
+    fn the_advertised_host_goes_into_the_certificate() {
+        assert_eq!(host_of("https://10.0.0.1:6443").unwrap(), "10.0.0.1");
+        assert_eq!(host_of("https://[fd00::1]:6443/").unwrap(), "fd00::1");
+        assert_eq!(host_of("https://galley.example.com").unwrap(), "galley.example.com");
+        assert!(host_of("http://x").is_err());
+    }
+}
