@@ -11,6 +11,7 @@ use crate::cluster::Write;
 use crate::codec;
 use crate::config::SEGMENT_SECONDS;
 use crate::error::StoreError;
+use crate::object::Object;
 use crate::shard::Shard;
 use crate::store::Inner;
 use crate::writer;
@@ -19,8 +20,9 @@ use crate::writer;
 const HOUSE_EVERY: Duration = Duration::from_secs(2);
 /// Rounds between looks at retention and deleted clusters: both are slow to matter, and cost queries.
 const SLOW_ROUNDS: u64 = 15;
-/// Expired Events deleted from a cluster in one round.
-const EXPIRE_AT_ONCE: usize = 500;
+/// Expired Events deleted from a cluster in one round, and in one batch of it.
+const EXPIRE_IN_ROUND: usize = 10_000;
+const EXPIRE_AT_ONCE: usize = 250;
 /// Rows removed in one transaction: short enough to be in nobody's way.
 const PURGE_ROWS: i64 = 2000;
 
@@ -104,13 +106,12 @@ fn age_logs(inner: &Inner) {
 async fn expire_events(inner: &Inner) {
     let Ok(before) = inner.clock.now().checked_sub(inner.config.event_ttl) else { return };
     for cluster in inner.all_loaded() {
-        let expired = cluster.loaded.state.read().written_before(codec::is_event, before, EXPIRE_AT_ONCE);
-        let deletes: Vec<Write> = expired
-            .into_iter()
-            .map(|event| Write::Delete { key: event.key.clone(), expected: event.revision })
-            .collect();
-        // One written again in between is a conflict, and stays.
-        cluster.commit_all(deletes).await;
+        let expired = cluster.loaded.state.read().written_before(codec::is_event, before, EXPIRE_IN_ROUND);
+        for some in expired.chunks(EXPIRE_AT_ONCE) {
+            let delete = |event: &Arc<Object>| Write::Delete { key: event.key.clone(), expected: event.revision };
+            // One written again in between is a conflict, and stays.
+            cluster.commit_all(some.iter().map(delete).collect()).await;
+        }
     }
 }
 

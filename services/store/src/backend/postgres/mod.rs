@@ -75,8 +75,8 @@ impl Postgres {
             .max_connections(config.connections.max(2))
             .min_connections(1)
             .acquire_timeout(Duration::from_secs(10))
-            // A broken connection shows when it is used; asking first costs a round trip each time.
-            .test_before_acquire(false)
+            // After a restart of Postgres no request should meet a dead connection; a writer's own connection is not asked.
+            .test_before_acquire(true)
             .connect_with(pooled)
             .await
             .map_err(failed("connect"))?;

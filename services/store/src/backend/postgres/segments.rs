@@ -92,14 +92,18 @@ impl Postgres {
     }
 
     /// In a transaction of its own, before the drop: who reads the mark after the rows cannot miss any unknowingly, and no
-    /// writer waits for this.
+    /// writer waits for this. One look into the key for each cluster: a segment may have tens of millions of rows.
     async fn mark_compacted(&self, segment: i64) -> Result<(), BackendError> {
         let failed = failed("mark changes as compacted");
         let bound = |segment: i64| Timestamp::from_second(segment * SEGMENT_SECONDS).unwrap_or(Timestamp::MIN);
         let mut tx = self.begin(Sees::All).await?;
         sqlx::query(
             "INSERT INTO changes_compacted (cluster_id, tenant_id, revision)
-             SELECT cluster_id, tenant_id, max(revision) FROM changes WHERE at >= $1 AND at < $2 GROUP BY 1, 2
+             SELECT p.cluster_id, p.tenant_id, newest.revision
+             FROM cluster_progress p CROSS JOIN LATERAL (
+                 SELECT c.revision FROM changes c
+                 WHERE c.cluster_id = p.cluster_id AND c.at >= $1 AND c.at < $2
+                 ORDER BY c.revision DESC LIMIT 1) newest
              ON CONFLICT (cluster_id) DO UPDATE
                  SET revision = greatest(changes_compacted.revision, excluded.revision)",
         )
