@@ -10,11 +10,18 @@
 
 pub mod action;
 pub mod deployment;
+pub mod endpoints;
 pub mod garbage;
 pub mod meta;
+pub mod node_ipam;
+pub mod node_lifecycle;
 pub mod pod;
+pub mod pod_gc;
 pub mod replica_set;
 pub mod replicas;
+pub mod root_ca;
+pub mod service_account;
+pub mod taint_eviction;
 pub mod template;
 pub mod time;
 #[cfg(test)]

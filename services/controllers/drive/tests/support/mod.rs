@@ -1,11 +1,13 @@
 //! A cluster over a store in memory, with the controllers running on it.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use galley_authz::Actor;
 use galley_controllers_drive::{ApiSource, Backoff, Config, run};
-use galley_pipeline::{ClusterApi, DeleteOptions, Patch, PatchKind, Propagation, WriteOptions};
+use galley_pipeline::{ClusterApi, DeleteOptions, Patch, PatchKind, Propagation, Settings, WriteOptions};
 use galley_store::testing::{PATIENCE, TokioClock};
 use galley_store::{ClusterStore, Scope, Store};
 use galley_types::Clock;
@@ -31,7 +33,8 @@ impl World {
         let clock = Arc::new(TokioClock::default());
         let store = Store::open_in_memory(clock.clone()).await.expect("in memory");
         let cluster = store.cluster_for_test("one").await.expect("in memory");
-        let api = ClusterApi::new(cluster, clock.clone() as Arc<dyn Clock>);
+        let settings = Settings { root_ca: "PEM".into(), ..Settings::default() };
+        let api = ClusterApi::new(cluster, clock.clone() as Arc<dyn Clock>).with_settings(settings);
         let world = Self { store: store.clone(), api: api.clone(), clock, stop: CancellationToken::new() };
         world
             .create("namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}))
@@ -92,14 +95,19 @@ impl World {
     }
 
     /// Waits until something is so, looking again after every change.
-    pub async fn until(&self, what: &str, mut is: impl FnMut(&Self) -> bool) {
+    pub async fn until(&self, what: &str, is: impl FnMut(&Self) -> bool) {
+        self.until_within(PATIENCE, what, is).await;
+    }
+
+    /// As [`Self::until`], where more time passes (with a paused clock, none does).
+    pub async fn until_within(&self, patience: Duration, what: &str, mut is: impl FnMut(&Self) -> bool) {
         let waiting = async {
             let mut watch = self.api.store().watch_all(self.api.store().revision()).await.expect("just read");
             while !is(self) {
                 watch.next().await.expect("the store is open");
             }
         };
-        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+        if tokio::time::timeout(patience, waiting).await.is_err() {
             let dump: Vec<String> = ["deployments.apps", "replicasets.apps", "pods", "jobs.batch", "events"]
                 .iter()
                 .flat_map(|resource| self.list(resource))
