@@ -181,6 +181,7 @@ pub(super) fn resource_quota(errors: &mut Errors, object: &Value, old: Option<&V
         let path = hard.key(name);
         errors.named(&path, name, names::qualified_name(name));
         if !name.contains('/') && !is_quota_resource(name) {
+            errors.invalid(&path, name.as_str(), "must be a standard resource type or fully qualified");
             errors.invalid(&path, name.as_str(), "must be a standard resource for quota");
         }
         if quantity(amount).is_negative() {

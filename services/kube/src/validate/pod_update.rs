@@ -1,9 +1,8 @@
 //! What may change in a pod that exists.
 
-use std::fmt::Write as _;
-
 use serde_json::{Map, Value, json};
 
+use super::support::difference;
 use super::{Errors, Get, Path};
 
 const CHANGEABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
@@ -41,7 +40,7 @@ pub(super) fn update(errors: &mut Errors, new: &Value, old: &Value) {
     let mut expected = new.clone();
     put_back(&mut expected, old, gated);
     if expected != *old {
-        errors.forbidden(&path, &format!("{CHANGEABLE}\n{}", difference(&expected, old)));
+        errors.forbidden(&path, &format!("{CHANGEABLE}\n{}", difference("core.PodSpec", &expected, old)));
     }
 }
 
@@ -112,32 +111,6 @@ fn restore_member(item: &mut Map<String, Value>, was: &Map<String, Value>, field
         Some(value) => item.insert(field.to_owned(), value.clone()),
         None => item.remove(field),
     };
-}
-
-/// The members that differ, one line for each side.
-fn difference(new: &Map<String, Value>, old: &Map<String, Value>) -> String {
-    let mut text = String::from("  core.PodSpec{\n");
-    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
-    keys.sort();
-    keys.dedup();
-    let mut identical = 0;
-    for key in keys {
-        let (was, is) = (old.get(key), new.get(key));
-        if was == is {
-            identical += 1;
-            continue;
-        }
-        let mut go_name = key.clone();
-        go_name[..1].make_ascii_uppercase();
-        if let Some(was) = was {
-            let _ = writeln!(text, "- \t{go_name}: {was},");
-        }
-        if let Some(is) = is {
-            let _ = writeln!(text, "+ \t{go_name}: {is},");
-        }
-    }
-    let _ = writeln!(text, "  \t... // {identical} identical fields\n  }}");
-    text
 }
 
 /// An update through a subresource of pods.

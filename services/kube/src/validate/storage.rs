@@ -4,6 +4,7 @@ use galley_types::names;
 use serde_json::Value;
 
 use super::resources::quantity;
+use super::support::difference;
 use super::{Errors, Get, Path, scheduling, volume};
 use crate::status::FieldError;
 
@@ -50,6 +51,9 @@ pub(super) fn claim_spec(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
     }
 }
 
+const IMMUTABLE: &str =
+    "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+
 pub(super) fn persistent_volume_claim(errors: &mut Errors, object: &Value, old: Option<&Value>) {
     let (spec, path) = (object.at("spec"), Path::root("spec"));
     claim_spec(errors, spec, &path);
@@ -68,11 +72,10 @@ pub(super) fn persistent_volume_claim(errors: &mut Errors, object: &Value, old: 
         }
         spec
     };
-    if fixed(spec, was) != fixed(was, was) {
-        errors.forbidden(
-            &path,
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
-        );
+    let (is, before) = (fixed(spec, was), fixed(was, was));
+    if is != before {
+        let shown = difference("core.PersistentVolumeClaimSpec", &is, &before);
+        errors.forbidden(&path, &format!("{IMMUTABLE}\n{shown}"));
     }
     let size = |spec: &Value| quantity(spec.at("resources").at("requests").at("storage"));
     let amount_path = path.field("resources");
@@ -81,10 +84,7 @@ pub(super) fn persistent_volume_claim(errors: &mut Errors, object: &Value, old: 
         let path = amount_path.field("storage");
         errors.forbidden(&path, "field can not be less than status.capacity");
     } else if size(spec) != size(was) && old.at("status").text("phase") != "Bound" {
-        errors.forbidden(
-            &path,
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
-        );
+        errors.forbidden(&path, IMMUTABLE);
     }
 }
 

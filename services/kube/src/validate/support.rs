@@ -190,7 +190,8 @@ impl Errors {
         match port {
             Value::Number(number) => self.in_range(path, number.as_i64().unwrap_or(0), 1, 65535),
             Value::String(name) => self.named(path, name, names::port_name(name)),
-            _ => self.required(path, ""),
+            // A missing port is port 0.
+            _ => self.in_range(path, 0, 1, 65535),
         }
     }
 
@@ -235,6 +236,31 @@ impl Errors {
             self.push(FieldError::immutable(path, new));
         }
     }
+}
+
+/// The members that differ, one line for each side, as part of a message. `go_type`: `core.PodSpec`.
+pub(crate) fn difference(go_type: &str, new: &Map<String, Value>, old: &Map<String, Value>) -> String {
+    let mut text = format!("  {go_type}{{\n");
+    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    let mut identical = 0;
+    for key in keys {
+        let (was, is) = (old.get(key), new.get(key));
+        if was == is {
+            identical += 1;
+            continue;
+        }
+        let mut go_name = key.clone();
+        go_name[..1].make_ascii_uppercase();
+        for (sign, value) in [('-', was), ('+', is)] {
+            if let Some(value) = value {
+                text.push_str(&format!("{sign} \t{go_name}: {value},\n"));
+            }
+        }
+    }
+    text.push_str(&format!("  \t... // {identical} identical fields\n  }}\n"));
+    text
 }
 
 /// Labels as selectors want them.
