@@ -26,8 +26,8 @@ use crate::{ClusterView, Dialer, NetConfig, NetStatus, apiserver, cni, conntrack
 
 /// Changes that come within this time are applied together: a rollout is many, and each costs a process.
 const GATHER: Duration = Duration::from_millis(20);
-/// How often the kernel is looked at for changes that somebody else made.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// How often the kernel is looked at for changes that somebody else made. Reading the rules of 5,000 Services takes seconds.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(2);
 /// Until a port is free that an earlier agent still holds.
