@@ -1,0 +1,5 @@
+//! The front door on loopback: real TLS, real kubectl, the store in memory.
+
+mod front_door;
+mod nodes;
+mod support;
