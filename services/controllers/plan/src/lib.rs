@@ -9,9 +9,11 @@
 //! `galley-controllers-drive`, whose crate documentation says how to add a controller.
 
 pub mod action;
+pub mod cron_job;
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
+pub mod job;
 pub mod meta;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -19,11 +21,13 @@ pub mod pod;
 pub mod pod_gc;
 pub mod replica_set;
 pub mod replicas;
+pub mod replication_controller;
 pub mod root_ca;
 pub mod service_account;
 pub mod taint_eviction;
 pub mod template;
 pub mod time;
+pub mod ttl;
 #[cfg(test)]
 pub mod world;
 

@@ -2,19 +2,29 @@
 
 use crate::controller::Controller;
 
+mod cron_job;
 mod deployment;
 mod endpoints;
 mod garbage;
+mod job;
 mod nodes;
 mod pod_gc;
 mod replica_set;
+mod replication_controller;
 mod scheduler;
 mod service_account;
 
 /// All controllers, new.
 pub fn all() -> Vec<Box<dyn Controller>> {
-    let mut all: Vec<Box<dyn Controller>> =
-        vec![Box::new(deployment::Deployments), Box::new(replica_set::ReplicaSets), Box::new(garbage::Garbage)];
+    let mut all: Vec<Box<dyn Controller>> = vec![
+        Box::new(deployment::Deployments),
+        Box::new(replica_set::ReplicaSets),
+        Box::new(replication_controller::ReplicationControllers),
+        Box::new(job::Jobs),
+        Box::new(job::TimeToLive),
+        Box::new(cron_job::CronJobs),
+        Box::new(garbage::Garbage),
+    ];
     all.extend(upkeep());
     all
 }
