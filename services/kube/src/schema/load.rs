@@ -48,6 +48,7 @@ const DROPPED_ZERO: &[(&str, &str)] = &[
     ("*", "readOnly"),
     ("DeploymentSpec", "paused"),
     ("ServiceSpec", "publishNotReadyAddresses"),
+    ("ServiceSpec", "healthCheckNodePort"),
     ("NodeSpec", "unschedulable"),
     ("ContainerPort", "hostPort"),
     ("ServicePort", "nodePort"),

@@ -138,6 +138,11 @@ impl Type {
         }
     }
 
+    /// `~core.v1.PodSpec`: as the data files name it.
+    pub(crate) fn short_name(&self) -> &'static str {
+        self.short_name
+    }
+
     /// `PodSpec`.
     pub fn base_name(&self) -> &'static str {
         self.short_name.rsplit('.').next().unwrap_or(self.short_name)
