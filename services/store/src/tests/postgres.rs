@@ -265,7 +265,7 @@ async fn a_commit_cut_off_by_a_crash_of_postgres_is_settled_before_the_next() {
     let cluster = store.cluster_for_test("a").await.expect("cluster");
     let mut watch = cluster.watch(scope("pods", None), Revision(0)).await.expect("watch");
     let mut acknowledged = Vec::new();
-    for round in 0..3 {
+    for round in 0..2 {
         let storm: Vec<_> = (0..200)
             .map(|i| {
                 let cluster = cluster.clone();
