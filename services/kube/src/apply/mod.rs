@@ -232,4 +232,6 @@ fn conflict_status(conflicts: &[(String, Vec<String>)]) -> Status {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

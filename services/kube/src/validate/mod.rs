@@ -5,6 +5,7 @@
 //!
 //! Fields and texts follow the Kubernetes API reference and the messages of kube-apiserver 1.36; clients match on them.
 
+mod admission;
 mod config;
 mod container;
 mod custom;
@@ -109,6 +110,11 @@ fn body(errors: &mut Errors, resource: &Resource, object: &Value, old: Option<&V
         }
         ("storage.k8s.io", "storageclasses") => storage::storage_class(errors, object, old),
         ("storage.k8s.io", "csidrivers") => storage::csi_driver(errors, object, old),
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => {
+            admission::webhooks(errors, object, false);
+        }
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => admission::webhooks(errors, object, true),
+        ("node.k8s.io", "runtimeclasses") => policy::runtime_class(errors, object, old),
         ("apiextensions.k8s.io", "customresourcedefinitions") => custom::definition(errors, object, old),
         _ => {}
     }

@@ -18,7 +18,8 @@ pub(super) fn pod(errors: &mut Errors, object: &Value) {
 /// A template. `restart_policies`: those that the workload can live with.
 pub(super) fn template(errors: &mut Errors, owner: &Value, path: &Path<'_>, restart_policies: Option<&[&str]>) {
     let template = owner.at("template");
-    meta::labels_and_annotations(errors, template.at("metadata"), &path.field("metadata"));
+    // The API server's paths leave `metadata` out here.
+    meta::labels_and_annotations(errors, template.at("metadata"), path);
     let spec_path = path.field("spec");
     spec(errors, template.at("spec"), &spec_path);
     if !template.at("spec").list("ephemeralContainers").is_empty() {
@@ -125,8 +126,10 @@ fn host_aliases(errors: &mut Errors, aliases: &[Value], path: &Path<'_>) {
         if ip.parse::<std::net::IpAddr>().is_err() {
             errors.invalid(&path.field("ip"), ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
         }
-        for host in alias.list("hostnames").iter().filter_map(Value::as_str) {
-            errors.named(&path.field("hostnames"), host, names::dns1123_subdomain(host));
+        let hosts = path.field("hostnames");
+        for (at, host) in alias.list("hostnames").iter().enumerate() {
+            let host = host.as_str().unwrap_or("");
+            errors.named(&hosts.index(at), host, names::dns1123_subdomain(host));
         }
     }
 }

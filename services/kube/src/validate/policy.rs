@@ -88,3 +88,10 @@ pub(super) fn lease(errors: &mut Errors, object: &Value) {
         errors.invalid(&path.field("holderIdentity"), "", "must not be empty");
     }
 }
+
+pub(super) fn runtime_class(errors: &mut Errors, object: &Value, old: Option<&Value>) {
+    errors.required_name(&Path::root("handler"), object.text("handler"), names::dns1123_label);
+    if let Some(old) = old {
+        errors.immutable(&Path::root("handler"), object.at("handler"), old.at("handler"));
+    }
+}

@@ -366,3 +366,27 @@ fn what_is_rarely_meant_is_warned_of_once() {
     );
     assert!(warnings(pods, &pod, Some(&pod)).is_empty());
 }
+
+#[test]
+fn webhook_configurations_are_complete() {
+    const NAME: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io";
+    let webhook = json!({"name": "a.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "clientConfig": {"service": {"name": "a", "namespace": "b"}},
+        "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]});
+    assert!(created(NAME, json!({"webhooks": [webhook]})).is_empty());
+    let mut broken = webhook;
+    patch::merge(
+        &mut broken,
+        &json!({"name": "a", "sideEffects": null, "admissionReviewVersions": ["v2"], "timeoutSeconds": 99, "clientConfig": null}),
+    );
+    assert_eq!(
+        created(NAME, json!({"webhooks": [broken]})),
+        [
+            "webhooks[0].name: Invalid value: \"a\": should be a domain with at least three segments separated by dots",
+            "webhooks[0].sideEffects: Required value: must specify one of None, NoneOnDryRun",
+            "webhooks[0].timeoutSeconds: Invalid value: 99: the timeout value must be between 1 and 30 seconds",
+            "webhooks[0].clientConfig: Required value: exactly one of url or service is required",
+            "webhooks[0].admissionReviewVersions: Invalid value: [\"v2\"]: must include at least one of v1, v1beta1",
+        ]
+    );
+}
