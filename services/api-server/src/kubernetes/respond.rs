@@ -36,7 +36,7 @@ pub async fn input(request: Request<Body>) -> Result<Input, Status> {
         _ if bytes.is_empty() => Ok(Input::Bytes(bytes)),
         Format::Json => Ok(Input::Bytes(bytes)),
         Format::Yaml => yaml(&bytes).map(Input::Value),
-        Format::Protobuf => protobuf::decode(&bytes).map(|(_, _, value)| Input::Value(value)),
+        Format::Protobuf => protobuf::decode(&bytes).map(|message| Input::Value(message.value)),
     }
 }
 
