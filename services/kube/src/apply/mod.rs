@@ -111,6 +111,7 @@ pub fn update(resource: &Resource, live: Option<&Value>, new: &mut Value, writer
             time: managers::time_text(writer.now),
             set: owned,
         });
+        managers::cap(&mut entries);
     }
     managers::encode(new, entries);
 }
