@@ -100,7 +100,7 @@ impl Cri {
         for listed in sandboxes {
             observed.sandboxes.extend(self.sandbox(listed).await?);
         }
-        observed.sandboxes.sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
+        observed.sandboxes.sort_by_key(|s| std::cmp::Reverse((s.attempt, s.created_at)));
         for listed in containers {
             observed.containers.extend(self.container(&listed.id, &listed.pod_sandbox_id).await?);
         }
@@ -128,6 +128,20 @@ impl Cri {
             ips: std::iter::once(network.ip).chain(more).filter(|ip| !ip.is_empty()).collect(),
             id: listed.id,
         }))
+    }
+
+    /// The process that holds the sandbox's namespaces; `None` if the runtime does not say.
+    pub async fn sandbox_pid(&self, id: &str) -> Result<Option<u32>, CriError> {
+        let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: true };
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(QUICK);
+        let answer = self.runtime().pod_sandbox_status(request).await.map_err(|source| {
+            let source = Box::new(source);
+            CriError::Call { call: "PodSandboxStatus", subject: id.into(), source }
+        })?;
+        let info = answer.into_inner().info.remove("info").unwrap_or_default();
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap_or_default();
+        Ok(info["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0))
     }
 
     /// One container in full; `None` if it is gone.

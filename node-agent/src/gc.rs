@@ -1,0 +1,118 @@
+//! Housekeeping: logs are rotated, images that nobody uses go when the disk fills, pods that use too much are evicted, directories
+//! of pods that are gone are removed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use galley_node_cri::logs::rotate;
+use galley_node_plan::qos::{QosClass, qos_class};
+use galley_node_plan::{ContainerState, Ending};
+use galley_node_volumes::PodVolumes;
+use galley_types::{Clock, SystemClock};
+
+use crate::node::pressure;
+use crate::pods::{Host, Message, PodTable};
+
+const EVERY: Duration = Duration::from_secs(10);
+/// kubelet's containerLogMaxSize and containerLogMaxFiles.
+const LOG_BYTES: u64 = 10 << 20;
+const LOG_FILES: usize = 5;
+/// kubelet's imageGCHighThresholdPercent, as free space.
+const IMAGE_GC_FREE_PERCENT: u64 = 15;
+
+pub(crate) async fn keep(host: Arc<Host>, table: PodTable) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        rotate_logs(&host, &table).await;
+        evict(&host, &table);
+        if disk_is_filling(&host) {
+            remove_images(&host, &table).await;
+        }
+    }
+}
+
+async fn rotate_logs(host: &Host, table: &PodTable) {
+    let now = SystemClock.now();
+    for entry in table.all() {
+        for c in entry.observed.containers.iter().filter(|c| c.state == ContainerState::Running) {
+            match rotate(c.log_path.as_ref(), LOG_BYTES, LOG_FILES, now) {
+                Ok(false) => {}
+                Ok(true) => {
+                    if let Err(error) = host.cri.reopen_log(&c.id).await {
+                        tracing::warn!(error = error.message(), "a log is not opened again");
+                    }
+                }
+                Err(error) => tracing::warn!(path = c.log_path, %error, "a log cannot be rotated"),
+            }
+        }
+    }
+}
+
+fn disk_is_filling(host: &Host) -> bool {
+    rustix::fs::statvfs(&host.data_dir)
+        .is_ok_and(|s| s.f_blocks > 0 && s.f_bavail * 100 / s.f_blocks < IMAGE_GC_FREE_PERCENT)
+}
+
+/// Removes images that no container uses.
+async fn remove_images(host: &Host, table: &PodTable) {
+    let Ok(images) = host.cri.image_list().await else { return };
+    let entries = table.all();
+    let used: HashSet<&str> = entries
+        .iter()
+        .flat_map(|e| e.observed.containers.iter().flat_map(|c| [c.image.as_str(), c.image_id.as_str()]))
+        .collect();
+    for image in images.iter().filter(|i| !i.pinned && !i.names.iter().any(|n| n.contains("pause"))) {
+        if used.contains(image.id.as_str()) || image.names.iter().any(|n| used.contains(n.as_str())) {
+            continue;
+        }
+        match host.cri.remove_image(&image.id).await {
+            Ok(()) => tracing::info!(image = ?image.names, "an unused image is removed: the disk fills up"),
+            Err(error) => tracing::debug!(error = error.message(), "an image is not removed"),
+        }
+    }
+}
+
+/// Ends pods that use more than their emptyDir may hold; and, when the node runs out of memory or disk, the pod that may go
+/// first: best-effort before burstable before guaranteed, low priority before high, one at a time.
+fn evict(host: &Host, table: &PodTable) {
+    let now = SystemClock.now();
+    let end = |entry: &crate::pods::PodEntry, message: String| {
+        host.events.pod(&entry.pod, None, true, "Evicted", message.clone());
+        let ending = Ending { reason: "Evicted".into(), message, grace: Some(0), at: now };
+        let _ = entry.messages.send(Message::End(ending));
+    };
+    let entries = table.all();
+    for entry in &entries {
+        let uid = entry.pod.metadata.uid.as_deref().unwrap_or_default();
+        if let Some((volume, limit)) = PodVolumes::new(&host.pods_dir, uid).over_limit(&entry.pod) {
+            end(entry, format!("Usage of EmptyDir volume \"{volume}\" exceeds the limit \"{limit}\". "));
+        }
+    }
+    let pressure = pressure(&host.data_dir);
+    let resource = match (pressure.memory, pressure.disk) {
+        (true, _) => "memory",
+        (false, true) => "ephemeral-storage",
+        (false, false) => return,
+    };
+    let running = entries.iter().filter(|e| e.observed.anything_alive());
+    let evictable = running.filter(|e| {
+        // Static and critical pods stay.
+        e.pod.spec.as_ref().is_some_and(|s| s.priority.unwrap_or(0) < 2_000_000_000)
+    });
+    let first = evictable.min_by_key(|e| {
+        let spec = e.pod.spec.clone().unwrap_or_default();
+        let class = match qos_class(&spec) {
+            QosClass::BestEffort => 0,
+            QosClass::Burstable => 1,
+            QosClass::Guaranteed => 2,
+        };
+        (spec.priority.unwrap_or(0), class, e.pod.metadata.uid.clone())
+    });
+    if let Some(entry) = first {
+        host.events.node(&host.node, true, "EvictionThresholdMet", format!("Attempting to reclaim {resource}"));
+        end(entry, format!("The node was low on resource: {resource}. "));
+    }
+}

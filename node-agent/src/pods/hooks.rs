@@ -1,0 +1,201 @@
+//! What hooks and probes do to a container: run a command in it, ask it over HTTP, gRPC or TCP.
+
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use galley_node_plan::ObservedPod;
+use http::{Request, Uri};
+use http_body_util::{BodyExt, Empty, Full, Limited};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use k8s_openapi::api::core::v1::{Container, GRPCAction, HTTPGetAction, LifecycleHandler, Pod, TCPSocketAction};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::Host;
+use crate::tls;
+
+/// Hooks have no time limit of their own but the grace period; a probe's is its timeout.
+const HOOK_LIMIT: Duration = Duration::from_secs(600);
+/// Shown of an answer's body in a probe's message.
+const BODY: usize = 10 * 1024;
+
+static UNVERIFIED: LazyLock<Option<Arc<rustls::ClientConfig>>> = LazyLock::new(|| tls::unverified().ok());
+
+/// The container that is meant, and how to reach it.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) container_id: String,
+    pub(super) ip: Option<String>,
+    ports: Vec<(String, i32)>,
+}
+
+impl Target {
+    pub(super) fn new(pod: &Pod, container: &Container, observed: &ObservedPod, id: &str) -> Self {
+        let host_network = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
+        let of_sandbox = observed.sandbox().and_then(|s| s.ips.first().cloned());
+        let ports = container.ports.iter().flatten();
+        Self {
+            container_id: id.to_owned(),
+            ip: if host_network { Some("127.0.0.1".into()) } else { of_sandbox },
+            ports: ports.filter_map(|p| Some((p.name.clone()?, p.container_port))).collect(),
+        }
+    }
+
+    fn port(&self, port: &IntOrString) -> Result<u16, String> {
+        let number = match port {
+            IntOrString::Int(number) => Some(*number),
+            IntOrString::String(name) => {
+                let named = self.ports.iter().find(|(n, _)| n == name).map(|(_, p)| *p);
+                named.or_else(|| name.parse().ok())
+            }
+        };
+        number.and_then(|n| u16::try_from(n).ok()).ok_or_else(|| format!("couldn't find port: {port:?}"))
+    }
+
+    fn host(&self, own: Option<&String>) -> Result<String, String> {
+        let given = own.filter(|h| !h.is_empty()).cloned();
+        given.or_else(|| self.ip.clone()).ok_or_else(|| "failed to find networking container".to_owned())
+    }
+}
+
+/// Runs a lifecycle hook.
+pub(super) async fn run(host: &Host, target: &Target, hook: &LifecycleHandler) -> Result<(), String> {
+    if let Some(exec) = &hook.exec {
+        return command(host, target, exec.command.as_deref().unwrap_or_default(), HOOK_LIMIT).await.map(|_| ());
+    }
+    if let Some(get) = &hook.http_get {
+        return http_get(target, get, HOOK_LIMIT).await.map(|_| ());
+    }
+    if let Some(sleep) = &hook.sleep {
+        tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
+    }
+    Ok(())
+}
+
+/// Runs a command in the container; its output, or why it failed.
+pub(super) async fn command(host: &Host, target: &Target, words: &[String], limit: Duration) -> Result<String, String> {
+    let result = host.cri.exec_sync(&target.container_id, words, limit).await.map_err(|e| e.message())?;
+    let output = String::from_utf8_lossy(&result.output).into_owned();
+    match result.exit_code {
+        0 => Ok(output),
+        _ if !output.is_empty() => Err(output),
+        code => Err(format!("command exited with {code}")),
+    }
+}
+
+async fn connect(host: &str, port: u16, limit: Duration) -> Result<TcpStream, String> {
+    match tokio::time::timeout(limit, TcpStream::connect((host, port))).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => {
+            let why = match error.kind() {
+                std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+                _ => error.to_string(),
+            };
+            Err(format!("dial tcp {host}:{port}: {why}"))
+        }
+        Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
+    }
+}
+
+/// A connection can be made.
+pub(super) async fn tcp(target: &Target, socket: &TCPSocketAction, limit: Duration) -> Result<String, String> {
+    connect(&target.host(socket.host.as_ref())?, target.port(&socket.port)?, limit).await.map(|_| String::new())
+}
+
+/// 200 to 399 is success.
+pub(super) async fn http_get(target: &Target, get: &HTTPGetAction, limit: Duration) -> Result<String, String> {
+    let host = target.host(get.host.as_ref())?;
+    let port = target.port(&get.port)?;
+    let https = get.scheme.as_deref() == Some("HTTPS");
+    let path = get.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let shown = if host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) { format!("[{host}]") } else { host.clone() };
+    let url = format!("{}://{shown}:{port}{path}", if https { "https" } else { "http" });
+    let asked = async {
+        let stream = connect(&host, port, limit).await.map_err(|e| format!("Get \"{url}\": {e}"))?;
+        if https {
+            let config = UNVERIFIED.clone().ok_or("no TLS")?;
+            let name = ServerName::try_from(host.clone()).map_err(|e| e.to_string())?;
+            let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await;
+            exchange(stream.map_err(|e| format!("Get \"{url}\": {e}"))?, get, &path, &shown, port).await
+        } else {
+            exchange(stream, get, &path, &shown, port).await
+        }
+        .map_err(|e| format!("Get \"{url}\": {e}"))
+    };
+    let timeout = format!("Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)");
+    let (status, body) = tokio::time::timeout(limit, asked).await.map_err(|_| timeout)??;
+    if (200..400).contains(&status) { Ok(body) } else { Err(format!("HTTP probe failed with statuscode: {status}")) }
+}
+
+async fn exchange<S>(stream: S, get: &HTTPGetAction, path: &str, host: &str, port: u16) -> Result<(u16, String), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    tokio::spawn(connection);
+    let mut request = Request::get(path.parse::<Uri>().map_err(|e| e.to_string())?);
+    let headers = get.http_headers.as_deref().unwrap_or_default();
+    let given = |name: &str| headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
+    for header in headers {
+        request = request.header(header.name.as_str(), header.value.as_str());
+    }
+    if !given("host") {
+        request = request.header("host", format!("{host}:{port}"));
+    }
+    if !given("user-agent") {
+        request = request.header("user-agent", "kube-probe/1.36");
+    }
+    if !given("accept") {
+        request = request.header("accept", "*/*");
+    }
+    let request = request.header("connection", "close").body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
+    let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    let status = response.status().as_u16();
+    let body = Limited::new(response.into_body(), BODY).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// The gRPC health protocol: `grpc.health.v1.Health/Check` answers SERVING.
+pub(super) async fn grpc(target: &Target, action: &GRPCAction, limit: Duration) -> Result<String, String> {
+    let host = target.host(None)?;
+    let port = u16::try_from(action.port).map_err(|e| e.to_string())?;
+    let asked = async {
+        let stream = connect(&host, port, limit).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .map_err(|e| e.to_string())?;
+        tokio::spawn(connection);
+        // HealthCheckRequest has one field, the service's name (1, length-delimited).
+        let service = action.service.as_deref().unwrap_or_default().as_bytes();
+        let mut message = Vec::new();
+        if let Ok(length @ 1..) = u8::try_from(service.len()).map(|l| l & 0x7f) {
+            message.extend([0x0a, length]);
+            message.extend_from_slice(service);
+        }
+        let mut frame = vec![0];
+        frame.extend(u32::try_from(message.len()).unwrap_or(0).to_be_bytes());
+        frame.extend(message);
+        let request = Request::post(format!("http://{host}:{port}/grpc.health.v1.Health/Check"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("user-agent", "kube-probe/1.36")
+            .body(Full::new(Bytes::from(frame)))
+            .map_err(|e| e.to_string())?;
+        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let body = response.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes();
+        // HealthCheckResponse has one field, the status (1, varint); 1 is SERVING.
+        match body.get(5..7) {
+            Some([0x08, 1]) => Ok(String::new()),
+            _ => Err("service unhealthy (responded with \"NOT_SERVING\")".to_owned()),
+        }
+    };
+    let timeout = format!("timeout: failed to connect service \"{host}:{port}\" within {}s", limit.as_secs());
+    tokio::time::timeout(limit, asked).await.map_err(|_| timeout)?
+}
