@@ -10,11 +10,13 @@
 
 pub mod action;
 pub mod cron_job;
+pub mod daemon_set;
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
 pub mod job;
 pub mod meta;
+pub mod node_fit;
 pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod;
@@ -22,8 +24,10 @@ pub mod pod_gc;
 pub mod replica_set;
 pub mod replicas;
 pub mod replication_controller;
+pub mod revisions;
 pub mod root_ca;
 pub mod service_account;
+pub mod stateful_set;
 pub mod taint_eviction;
 pub mod template;
 pub mod time;

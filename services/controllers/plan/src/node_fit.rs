@@ -37,7 +37,8 @@ pub fn is_selected(spec: &PodSpec, node: &Node) -> bool {
     if spec.node_name.as_deref().is_some_and(|wanted| !wanted.is_empty() && wanted != name) {
         return false;
     }
-    let labelled = spec.node_selector.iter().flatten().all(|(key, value)| meta::label(&node.metadata, key) == Some(value));
+    let labelled =
+        spec.node_selector.iter().flatten().all(|(key, value)| meta::label(&node.metadata, key) == Some(value));
     let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
     let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     labelled && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches_term(term, node)))
@@ -50,9 +51,9 @@ fn matches_term(term: &NodeSelectorTerm, node: &Node) -> bool {
         return false;
     }
     expressions.iter().all(|wanted| matches(wanted, meta::label(&node.metadata, &wanted.key)))
-        && fields.iter().all(|wanted| {
-            wanted.key == "metadata.name" && matches(wanted, Some(meta::name(&node.metadata)))
-        })
+        && fields
+            .iter()
+            .all(|wanted| wanted.key == "metadata.name" && matches(wanted, Some(meta::name(&node.metadata))))
 }
 
 fn matches(wanted: &NodeSelectorRequirement, value: Option<&str>) -> bool {

@@ -57,11 +57,7 @@ pub fn current<'a>(
     let newest = revisions.iter().map(|r| r.revision).max().unwrap_or(0);
     let equal = revisions.iter().copied().filter(|r| r.data.as_ref().is_some_and(|d| d.0 == data));
     if let Some(found) = equal.max_by_key(|r| r.revision) {
-        return if found.revision == newest {
-            Current::Found(found)
-        } else {
-            Current::Renumber(found, newest + 1)
-        };
+        return if found.revision == newest { Current::Found(found) } else { Current::Renumber(found, newest + 1) };
     }
     let hash = template::hash(&data, collision_count);
     let name = format!("{}-{hash}", meta::name(owner));

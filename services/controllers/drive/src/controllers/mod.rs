@@ -3,6 +3,7 @@
 use crate::controller::Controller;
 
 mod cron_job;
+mod daemon_set;
 mod deployment;
 mod endpoints;
 mod garbage;
@@ -13,6 +14,7 @@ mod replica_set;
 mod replication_controller;
 mod scheduler;
 mod service_account;
+mod stateful_set;
 
 /// All controllers, new.
 pub fn all() -> Vec<Box<dyn Controller>> {
@@ -20,6 +22,8 @@ pub fn all() -> Vec<Box<dyn Controller>> {
         Box::new(deployment::Deployments),
         Box::new(replica_set::ReplicaSets),
         Box::new(replication_controller::ReplicationControllers),
+        Box::new(daemon_set::DaemonSets),
+        Box::new(stateful_set::StatefulSets),
         Box::new(job::Jobs),
         Box::new(job::TimeToLive),
         Box::new(cron_job::CronJobs),

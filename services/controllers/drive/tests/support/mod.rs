@@ -14,6 +14,7 @@ use galley_types::Clock;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+#[allow(dead_code, reason = "each test binary uses its part")]
 pub struct World {
     pub store: Store,
     pub api: ClusterApi,
@@ -27,6 +28,7 @@ impl Drop for World {
     }
 }
 
+#[allow(dead_code, reason = "each test binary uses its part")]
 impl World {
     /// A cluster with the namespace `default` and its service account, and all controllers.
     pub async fn start() -> Self {

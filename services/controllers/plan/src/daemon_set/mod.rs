@@ -131,9 +131,8 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan<Reason> {
         return Plan::nothing(Reason::BeingDeleted);
     }
     let collisions = set.status.as_ref().and_then(|s| s.collision_count);
-    let current = revisions::current(&set.metadata, &reference, &spec.template, collisions, &history, |_| {
-        observed.name_taken
-    });
+    let current =
+        revisions::current(&set.metadata, &reference, &spec.template, collisions, &history, |_| observed.name_taken);
     let current = match current {
         Current::Found(found) => found,
         Current::Renumber(found, number) => {
@@ -312,7 +311,9 @@ impl<'a> Day<'a> {
             plan.notes.push(note);
             actions.push(self.delete(pod, Reason::PodEnded));
         }
-        let keep_one = |pods: Vec<&Pod>| pods.into_iter().skip(1).map(|p| self.delete(p, Reason::TooManyOnNode));
+        let keep_one = |pods: Vec<&Pod>| -> Vec<Action<Reason>> {
+            pods.into_iter().skip(1).map(|p| self.delete(p, Reason::TooManyOnNode)).collect()
+        };
         if surges {
             let (new, old): (Vec<&Pod>, Vec<&Pod>) = running.into_iter().partition(|p| self.is_new(p));
             actions.extend(keep_one(new));
@@ -357,12 +358,8 @@ impl<'a> Day<'a> {
         }
     }
 
-    fn roll_surging<'b>(
-        &self,
-        places: impl Iterator<Item = &'b Place<'a>>,
-        surge: usize,
-        plan: &mut Plan<Reason>,
-    ) where
+    fn roll_surging<'b>(&self, places: impl Iterator<Item = &'b Place<'a>>, surge: usize, plan: &mut Plan<Reason>)
+    where
         'a: 'b,
     {
         let mut surging = 0;

@@ -95,7 +95,8 @@ fn every_node_gets_a_pod_also_one_that_comes_later() {
 fn nodes_that_do_not_fit_have_none() {
     let mut world = world_with(3);
     world.edit("nodes", "", "node-0", |n| n["spec"]["taints"] = json!([{"key": "a", "effect": "NoSchedule"}]));
-    world.edit(RESOURCE, "default", "agent", |d| d["spec"]["template"]["spec"]["nodeSelector"] = json!({"disk": "ssd"}));
+    world
+        .edit(RESOURCE, "default", "agent", |d| d["spec"]["template"]["spec"]["nodeSelector"] = json!({"disk": "ssd"}));
     for node in ["node-0", "node-1"] {
         world.edit("nodes", "", node, |n| n["metadata"]["labels"]["disk"] = json!("ssd"));
     }
