@@ -104,7 +104,8 @@ async fn a_daemon_set_follows_the_nodes() {
         "spec": {
             "selector": {"matchLabels": {"app": "agent"}},
             "template": {"metadata": {"labels": {"app": "agent"}},
-                "spec": {"containers": [{"name": "c", "image": "example.com/one:1"}]}},
+                "spec": {"tolerations": [{"operator": "Exists"}],
+                    "containers": [{"name": "c", "image": "example.com/one:1"}]}},
         },
     });
     world.create("daemonsets.apps", set).await;
