@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use galley_authz::Actor;
 use galley_kube::apply::Writer;
-use galley_kube::{FieldValidation, Reason, Resource, Status};
+use galley_kube::{FieldValidation, Reason, Resource, Status, validate};
 use galley_store::{CommitError, ObjectKey, Write};
 use serde_json::Value;
 
@@ -84,7 +84,7 @@ impl ClusterApi {
         options: &WriteOptions,
     ) -> Result<Written, Status> {
         let now = self.clock.now();
-        let warnings = Vec::new();
+        let warnings = validate::warnings(resource, &object, None);
         strategy::start_metadata(resource, namespace, name, &uuid::Uuid::new_v4().to_string(), now, &mut object);
         self.namespace_must_live(resource, namespace, name)?;
         let request = admission::Request { api: self, actor, resource, namespace, name };

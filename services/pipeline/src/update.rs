@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use galley_authz::Actor;
 use galley_kube::apply::Writer;
-use galley_kube::{FieldError, FieldValidation, Resource, Status};
+use galley_kube::{FieldError, FieldValidation, Resource, Status, patch as patches, validate};
 use galley_store::{CommitError, Object, Write};
 use serde_json::{Value, json};
 
@@ -57,7 +57,11 @@ impl ClusterApi {
             let recorded = subresource.unwrap_or_default();
             let change = Change { actor, resource, namespace, name, part: Part::of(subresource), recorded, options };
             match self.replace(&change, &stored, &old, body.clone(), ManagedFields::OfThisWrite).await {
-                Ok(object) => return Ok(Written { object, warnings }),
+                Ok(object) => {
+                    let mut warnings = warnings;
+                    warnings.extend(validate::warnings(resource, &body, Some(&old)));
+                    return Ok(Written { object, warnings });
+                }
                 Err(Failure::Refused(status)) => return Err(status),
                 Err(Failure::Lost) if names_version(&body) => break,
                 Err(Failure::Lost) => {}
@@ -117,7 +121,7 @@ impl ClusterApi {
         let Change { actor, resource, namespace, name, part, options, .. } = *change;
         let mut shown = old.clone();
         convert::from_storage(resource, &mut shown);
-        let mut body = if patch.kind == PatchKind::Apply {
+        let body = if patch.kind == PatchKind::Apply {
             let mut applied = patch.body.clone();
             check_applied(resource, namespace, name, &applied)?;
             metadata(&mut applied).insert("name".into(), json!(name));
@@ -130,8 +134,16 @@ impl ClusterApi {
         } else {
             rules::patch(&resource.api_version(), &resource.kind, patch.kind, &shown, &patch.body)?
         };
-        let unknown;
-        (body, unknown) = decode_body(resource, body.into(), options.field_validation)?;
+        let patched = body;
+        let (body, unknown) =
+            decode_body(resource, patched.clone().into(), options.field_validation).map_err(|status| {
+                // What an apply makes is decoded as it was sent; what a patch makes is the patch's fault.
+                if patch.kind == PatchKind::Apply {
+                    return status;
+                }
+                patches::undecodable(patch.kind == PatchKind::Strategic, &patch.body, &patched, &status)
+            })?;
+        let mut body = body;
         warnings.extend(unknown);
         check_name_of_body(name, &body)?;
         check_namespace_of_body(resource, namespace, &body)?;
