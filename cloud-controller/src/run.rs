@@ -72,7 +72,10 @@ impl Endpoint {
         let url = format!("{}{path}", self.server.trim_end_matches('/'));
         let mut config = Config::new(url.parse().with_context(|| format!("`{url}` is not a URL"))?);
         config.root_cert_file = Some(self.ca_file.clone());
-        config.auth_info.token_file = Some(self.token_file.display().to_string());
+        let token = std::fs::read_to_string(&self.token_file)
+            .with_context(|| format!("the token file {} cannot be read", self.token_file.display()))?;
+        // Its own reading of token files takes the line's end for a part of the token.
+        config.auth_info = serde_json::from_value(serde_json::json!({ "token": token.trim() }))?;
         Client::try_from(config).with_context(|| format!("there is no client for {url}"))
     }
 }

@@ -23,7 +23,7 @@ pub fn ensure_bridge(cloud: &LocalCloud) -> Result<(), LocalError> {
     let rules = format!(
         "add table ip {table}; flush table ip {table}; \
          add chain ip {table} postrouting {{ type nat hook postrouting priority 100; }}; \
-         add rule ip {table} postrouting ip saddr {subnet} oifname != \"{bridge}\" masquerade"
+         add rule ip {table} postrouting ip saddr {subnet} oifname != {{ \"{bridge}\", \"lo\" }} masquerade"
     );
     run("nft", &[&rules])?;
     firewall_holes(&bridge)
