@@ -28,7 +28,7 @@ mod tokens;
 mod update;
 pub mod value;
 
-pub use admission::quota::{Usage, pod_resources, usage};
+pub use admission::quota::{Usage, in_scope as quota_covers, pod_resources, usage};
 pub use api::{Body, ClusterApi, DeleteOptions, Patch, PatchKind, Preconditions, Propagation, WriteOptions, Written};
 pub use binding::Binding;
 pub use galley_kube::FieldValidation;

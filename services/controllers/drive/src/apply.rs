@@ -12,7 +12,7 @@ use galley_authz::Actor;
 use galley_controllers_plan::{Action, FailedVerb, Failure, Note, PatchForm, Plan, Propagation, Verb};
 use galley_kube::{Reason, Status};
 use galley_pipeline::{Binding, ClusterApi, DeleteOptions, Patch, PatchKind, Preconditions, WriteOptions};
-use galley_store::Object;
+use galley_store::{Object, Scope};
 use tracing::debug;
 
 use crate::events::EventWrite;
@@ -122,7 +122,7 @@ impl Applied {
                         verb: match action.verb {
                             Verb::Create { .. } => FailedVerb::Create,
                             Verb::Update { .. } | Verb::Patch { .. } | Verb::Bind { .. } => FailedVerb::Write,
-                            Verb::Delete { .. } | Verb::Evict { .. } => FailedVerb::Delete,
+                            Verb::Delete { .. } | Verb::DeleteAll | Verb::Evict { .. } => FailedVerb::Delete,
                         },
                         resource: action.resource.clone(),
                         message: status.message.clone(),
@@ -184,6 +184,20 @@ async fn apply_one(
             };
             let patch = Patch { kind, body: body.clone() };
             api.patch(actor, &resource, namespace, name, *subresource, patch, options).await
+        }
+        Verb::DeleteAll => {
+            let scope = Scope { resource: action.resource.clone(), namespace: Some(namespace.into()) };
+            let options = DeleteOptions::default();
+            let listing = api.store().list(&scope);
+            let deletions =
+                listing.objects.iter().map(|o| api.delete(actor, &resource, namespace, &o.key.name, &options));
+            for deleted in futures::future::join_all(deletions).await {
+                match deleted {
+                    Err(status) if status.reason != Reason::NotFound => return Err(status),
+                    _ => {}
+                }
+            }
+            return Ok(None);
         }
         Verb::Delete { uid, resource_version, propagation, grace_period_seconds } => {
             let options = DeleteOptions {

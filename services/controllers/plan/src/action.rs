@@ -73,6 +73,8 @@ pub enum Verb {
         /// `status`.
         subresource: Option<&'static str>,
     },
+    /// Delete all objects of the resource in the namespace, at once: for what nobody waits for.
+    DeleteAll,
     /// Delete it if it still is the object with this uid.
     Delete {
         /// `preconditions.uid`.

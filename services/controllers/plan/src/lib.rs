@@ -9,18 +9,22 @@
 //! `galley-controllers-drive`, whose crate documentation says how to add a controller.
 
 pub mod action;
+pub mod cluster_role;
 pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
 pub mod job;
 pub mod meta;
+pub mod namespace;
 pub mod node_fit;
 pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod;
 pub mod pod_gc;
+pub mod quota;
 pub mod replica_set;
 pub mod replicas;
 pub mod replication_controller;
@@ -32,6 +36,7 @@ pub mod taint_eviction;
 pub mod template;
 pub mod time;
 pub mod ttl;
+pub mod volume_binding;
 #[cfg(test)]
 pub mod world;
 

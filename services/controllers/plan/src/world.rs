@@ -189,6 +189,10 @@ impl World {
                 self.edit(resource, &namespace, &name, |object| merge(object, &body));
                 self.log.push(format!("patch {resource} {namespace}/{name}"));
             }
+            Verb::DeleteAll => {
+                self.objects.retain(|(r, ns, _), _| r != resource || *ns != namespace);
+                self.log.push(format!("delete all {resource} {namespace}"));
+            }
             Verb::Delete { uid, .. } => {
                 if let Some(old) = current {
                     assert_eq!(old["metadata"]["uid"], json!(uid), "another {key:?}");

@@ -261,7 +261,7 @@ pub fn pod_resources(pod: &Value, list: &str) -> Usage {
 }
 
 /// Whether a quota's scopes cover an object. Scopes are about pods; a quota with scopes covers nothing else.
-fn in_scope(quota: &Value, resource: &str, object: &Value) -> bool {
+pub fn in_scope(quota: &Value, resource: &str, object: &Value) -> bool {
     let scopes = array(quota, "/spec/scopes").iter().filter_map(Value::as_str);
     let expressions = array(quota, "/spec/scopeSelector/matchExpressions");
     if array(quota, "/spec/scopes").is_empty() && expressions.is_empty() {

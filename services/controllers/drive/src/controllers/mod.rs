@@ -2,19 +2,24 @@
 
 use crate::controller::Controller;
 
+mod cluster_role;
 mod cron_job;
 mod daemon_set;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod garbage;
 mod job;
+mod namespace;
 mod nodes;
 mod pod_gc;
+mod quota;
 mod replica_set;
 mod replication_controller;
 mod scheduler;
 mod service_account;
 mod stateful_set;
+mod volume_binding;
 
 /// All controllers, new.
 pub fn all() -> Vec<Box<dyn Controller>> {
@@ -45,5 +50,10 @@ fn upkeep() -> Vec<Box<dyn Controller>> {
         Box::<nodes::NodeLifecycle>::default(),
         Box::<nodes::TaintEviction>::default(),
         Box::<pod_gc::PodGc>::default(),
+        Box::<namespace::Namespaces>::default(),
+        Box::new(disruption::Disruption),
+        Box::<quota::Quotas>::default(),
+        Box::<cluster_role::ClusterRoles>::default(),
+        Box::new(volume_binding::VolumeBinding),
     ]
 }

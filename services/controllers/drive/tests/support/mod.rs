@@ -73,10 +73,14 @@ impl World {
     }
 
     pub async fn merge(&self, resource: &str, name: &str, subresource: Option<&str>, body: Value) {
+        self.merge_in("default", resource, name, subresource, body).await;
+    }
+
+    pub async fn merge_in(&self, namespace: &str, resource: &str, name: &str, subresource: Option<&str>, body: Value) {
         let found = self.api.resource(resource).expect("a served resource");
         let patch = Patch { kind: PatchKind::Merge, body };
         let options = WriteOptions::default();
-        let written = self.api.patch(&Self::actor(), &found, "default", name, subresource, patch, &options).await;
+        let written = self.api.patch(&Self::actor(), &found, namespace, name, subresource, patch, &options).await;
         written.unwrap_or_else(|status| panic!("patch {resource} {name}: {}", status.message));
     }
 
