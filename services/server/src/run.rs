@@ -29,6 +29,12 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     };
     let host = host_of(&advertise)?;
 
+    // First, so that a process that cannot serve takes no shard from one that can.
+    let mut listeners = Vec::new();
+    for address in &options.listen {
+        listeners.push(TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))?);
+    }
+
     let key = LocalKey::from_file(&data_dir.join("master.key")).context("the master key cannot be used")?;
     let mut config = StoreConfig::new(&options.state.database_url, holder(data_dir)?, Arc::new(key));
     config.retention = Duration::from_secs(options.retention_seconds);
@@ -54,10 +60,6 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         shutdown.clone(),
     )?);
 
-    let mut listeners = Vec::new();
-    for address in &options.listen {
-        listeners.push(TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))?);
-    }
     let apis = Arc::clone(&clusters);
     let controllers = tokio::spawn(galley_controllers_drive::run(
         store.clone(),
