@@ -25,9 +25,11 @@ use crate::gateway::{Connection, Gateway, Host};
 use crate::served::ServedCluster;
 use crate::tls::Peer;
 
-/// A client that does not finish its handshake or request head in this time is not one.
+/// A client that does not finish its handshake in this time is not one.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// An HTTP/1.1 client that sends no whole request head in this time is not one. The pause between two requests counts too, so
+/// it is longer than Go's and Rust's clients keep an idle connection (90 s): they should be the ones that close it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// Requests at a time on one HTTP/2 connection; client-go's informers hold one each (the API server's default is 100).
 const STREAMS: u32 = 1000;
 /// A dead HTTP/2 client is noticed after this and its time limit.

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use super::support::{FrontDoor, TestCluster, front_door, read};
 use bytes::Bytes;
 use galley_api_server::pki::{ClientCredential, key_create};
-use galley_streams::{Body, CommandOptions, Exit, RemoteCommand, serve_remote_command};
+use galley_streams::{Body, CommandOptions, Duplex, Exit, RemoteCommand, serve_port_forward, serve_remote_command};
 use galley_tunnel::{Header, Incoming, Opener, write_line};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -13,7 +13,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rcgen::CertificateParams;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
 /// Joins as the agent does.
 async fn join(door: &FrontDoor, cluster: &TestCluster<'_>, token: &str, node: &str) -> ClientCredential {
@@ -61,6 +62,16 @@ async fn kubelet(request: Request<hyper::body::Incoming>) -> Result<Response<Bod
                 })
             })
         }
+        "/portForward/default/web" => serve_port_forward(request, |port| async move {
+            let (ours, theirs) = tokio::io::duplex(1024);
+            let (mut read, mut write) = tokio::io::split(theirs);
+            tokio::spawn(async move {
+                let _ = write.write_all(format!("port {port}: ").as_bytes()).await;
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+            Ok::<_, Infallible>(Box::new(ours) as Box<dyn Duplex>)
+        }),
         other => Response::new(Body::from(format!("the kubelet at {other}\n"))),
     })
 }
@@ -157,6 +168,30 @@ async fn kubectl_reaches_a_pod_through_its_nodes_tunnel() {
     assert!(err.contains("error dialing backend: dial tcp 10.244.0.7:81: connect: connection refused"), "{err}");
     let (_, out, _) = cluster.run(&["get", "--raw", "/api/v1/nodes/n1/proxy/healthz"]).await;
     assert_eq!(out, "the kubelet at /healthz\n");
+}
+
+#[tokio::test]
+async fn kubectl_forwards_a_port_through_a_nodes_tunnel() {
+    let door = front_door().await;
+    let token = door.tenant("acme").await;
+    let cluster = door.cluster(&token, "shop").await;
+    let node = join(&door, &cluster, &token, "n1").await;
+    pod(&cluster).await;
+    let _tunnel = connect(&cluster, &node).await;
+    for websocket in ["true", "false"] {
+        let mut command = cluster.kubectl(&["port-forward", "pod/web", ":8080"]);
+        let mut child = command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websocket).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = lines.next_line().await.unwrap().expect("kubectl says where it listens");
+        let port: u16 = line.split([':', ' ']).nth(3).unwrap().parse().unwrap();
+        let mut tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        tcp.write_all(b"hello").await.unwrap();
+        tcp.shutdown().await.unwrap();
+        let mut text = String::new();
+        tcp.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "port 8080: hello", "websocket: {websocket}");
+        child.kill().await.unwrap();
+    }
 }
 
 #[tokio::test]
