@@ -5,7 +5,7 @@
 //! own nothing and are owned by nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use galley_controllers_plan::meta::selects;
 use galley_store::{DecodeError, EventKind, Object, ObjectKey};
@@ -79,13 +79,15 @@ struct PartialMeta {
 impl Seen {
     /// Reads the metadata, if the bytes can hold any that matters.
     fn of(object: Arc<Object>) -> Self {
-        let mentions = |field: &str| memmem::find(&object.body, field.as_bytes()).is_some();
-        let metadata =
-            if mentions("\"ownerReferences\"") || mentions("\"finalizers\"") || mentions("\"deletionTimestamp\"") {
-                serde_json::from_slice::<Partial>(&object.body).unwrap_or_default().metadata
-            } else {
-                PartialMeta::default()
-            };
+        static FIELDS: LazyLock<[memmem::Finder<'static>; 3]> = LazyLock::new(|| {
+            ["\"ownerReferences\"", "\"finalizers\"", "\"deletionTimestamp\""].map(memmem::Finder::new)
+        });
+        let mentioned = FIELDS.iter().any(|field| field.find(&object.body).is_some());
+        let metadata = if mentioned {
+            serde_json::from_slice::<Partial>(&object.body).unwrap_or_default().metadata
+        } else {
+            PartialMeta::default()
+        };
         Self {
             object,
             owners: metadata.owner_references.unwrap_or_default(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use galley_authz::Actor;
-use galley_controllers_drive::{ApiSource, Backoff, Config, run};
+use galley_controllers_drive::{ApiSource, Backoff, Config, Controller, run};
 use galley_pipeline::{ClusterApi, DeleteOptions, Patch, PatchKind, Propagation, Settings, WriteOptions};
 use galley_store::testing::{PATIENCE, TokioClock};
 use galley_store::{ClusterStore, Scope, Store};
@@ -52,12 +52,22 @@ impl World {
         world
     }
 
-    /// Starts the controllers (again).
+    /// Starts the controllers.
     pub fn run(&self, api: ClusterApi) {
+        self.run_with(api, Config::default().controllers, self.stop.child_token());
+    }
+
+    /// Kills the controllers that were started by [`World::start`] where they stand.
+    pub fn kill(&mut self) {
+        std::mem::take(&mut self.stop).cancel();
+    }
+
+    /// Starts these controllers until `stop`.
+    pub fn run_with(&self, api: ClusterApi, controllers: fn() -> Vec<Box<dyn Controller>>, stop: CancellationToken) {
         let apis: ApiSource = Arc::new(move |_: Arc<ClusterStore>| api.clone());
         let backoff = Backoff { base: Duration::from_millis(5), max: Duration::from_millis(200) };
-        let config = Config { backoff, wake_every: Duration::from_millis(50), ..Config::default() };
-        tokio::spawn(run(self.store.clone(), apis, config, self.stop.child_token()));
+        let config = Config { backoff, wake_every: Duration::from_millis(50), controllers };
+        tokio::spawn(run(self.store.clone(), apis, config, stop));
     }
 
     pub fn actor() -> Actor {
