@@ -24,10 +24,7 @@ pub fn pod_name(set: &StatefulSet, ordinal: i32) -> String {
 }
 
 /// The names of the claims of a pod, by template.
-pub fn claim_names<'a>(
-    set: &'a StatefulSet,
-    ordinal: i32,
-) -> impl Iterator<Item = (&'a PersistentVolumeClaim, String)> {
+pub fn claim_names(set: &StatefulSet, ordinal: i32) -> impl Iterator<Item = (&PersistentVolumeClaim, String)> {
     let templates = set.spec.iter().flat_map(|spec| spec.volume_claim_templates.iter().flatten());
     let name = pod_name(set, ordinal);
     templates.map(move |claim| (claim, format!("{}-{name}", meta::name(&claim.metadata))))

@@ -186,9 +186,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan<Reason> {
         let live = |revision: &ControllerRevision| {
             let name = meta::name(&revision.metadata);
             let used = |p: &&Pod| meta::label(&p.metadata, HASH_LABEL) == Some(name);
-            name == meta::name(&update.metadata)
-                || name == meta::name(&current.metadata)
-                || row.pods.values().any(|p| used(&p))
+            name == meta::name(&update.metadata) || name == meta::name(&current.metadata) || row.pods.values().any(used)
         };
         revisions::truncate(&history, live, spec.revision_history_limit, Reason::HistoryTooLong, &mut plan);
     }
