@@ -50,9 +50,9 @@ pub struct RunOptions {
     /// `https://HOST:PORT` at which clients and nodes reach this installation; the first `--listen` if left out.
     #[arg(long, env = "GALLEY_ADVERTISE")]
     pub advertise: Option<String>,
-    /// A node that was not heard of for so long is not ready.
+    /// A node that was not heard of for so long is not ready (`40s`, `2m`); 40 s if left out.
     #[arg(long, env = "GALLEY_NODE_MONITOR_GRACE_PERIOD")]
-    pub node_monitor_grace_period: Option<String>,
+    pub node_monitor_grace_period: Option<jiff::SignedDuration>,
     /// How long changes stay resumable for watches, in seconds.
     #[arg(long, default_value_t = 3600)]
     pub retention_seconds: u64,

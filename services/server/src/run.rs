@@ -60,11 +60,15 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         shutdown.clone(),
     )?);
 
+    let mut controlling = galley_controllers_drive::Config::default();
+    if let Some(grace) = options.node_monitor_grace_period {
+        controlling.node_monitor_grace_period = grace;
+    }
     let apis = Arc::clone(&clusters);
     let controllers = tokio::spawn(galley_controllers_drive::run(
         store.clone(),
         Arc::new(move |cluster| apis.api_over(&cluster)),
-        galley_controllers_drive::Config::default(),
+        controlling,
         shutdown.clone(),
     ));
     let house = tokio::spawn(sweep(clusters, shutdown.clone()));

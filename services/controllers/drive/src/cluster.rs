@@ -260,6 +260,7 @@ impl Cluster {
             now,
             failure: self.queue.failure(&job),
             settings: api.settings(),
+            node_monitor_grace_period: self.config.node_monitor_grace_period,
             served: &served,
         };
         let planned = std::panic::catch_unwind(AssertUnwindSafe(|| controller.plan(&job.key, &context)));

@@ -6,7 +6,7 @@ use galley_controllers_plan::{Failure, Plan};
 use galley_pipeline::Settings;
 use galley_store::{DecodeError, ObjectKey};
 use galley_types::Revision;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::apply::Outcome;
 use crate::view::{Change, Owner, View};
@@ -45,6 +45,8 @@ pub struct Context<'a> {
     pub failure: Option<&'a Failure>,
     /// The installation's settings for this cluster: address ranges, root CA.
     pub settings: &'a Settings,
+    /// How long a node may be silent before it counts as lost.
+    pub node_monitor_grace_period: SignedDuration,
     /// Whether a kind (apiVersion, kind) is served here.
     pub served: &'a dyn Fn(&str, &str) -> bool,
 }

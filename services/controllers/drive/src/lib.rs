@@ -33,6 +33,7 @@ use std::time::Duration;
 use galley_pipeline::ClusterApi;
 use galley_store::{ClusterStore, Notice, Store};
 use galley_types::ClusterId;
+use jiff::SignedDuration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -58,6 +59,8 @@ pub struct Config {
     /// How often to look for clusters that are not in memory and have something to do: changes from before a restart, or a
     /// timer (a CronJob's, say) that has come. One query for all clusters.
     pub wake_every: Duration,
+    /// How long a node may be silent before it counts as lost.
+    pub node_monitor_grace_period: SignedDuration,
 }
 
 impl Default for Config {
@@ -66,6 +69,7 @@ impl Default for Config {
             controllers: controllers::all,
             backoff: Backoff { base: Duration::from_millis(10), max: Duration::from_secs(60) },
             wake_every: Duration::from_secs(2),
+            node_monitor_grace_period: galley_controllers_plan::node_lifecycle::GRACE,
         }
     }
 }

@@ -131,7 +131,7 @@ impl Controller for NodeLifecycle {
         let observed = node_lifecycle::Observed {
             node: Some(seen.object.typed()?),
             heard,
-            grace: node_lifecycle::GRACE,
+            grace: context.node_monitor_grace_period,
             any_heard: !silent || view.all("nodes").any(|other| !is_silent(other)),
             pods,
         };
