@@ -1,9 +1,9 @@
 //! Housekeeping: logs are rotated, images that nobody uses go when the disk fills, pods that use too much are evicted, directories
 //! of pods that are gone are removed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use galley_node_cri::logs::rotate;
 use galley_node_plan::qos::{QosClass, qos_class};
@@ -11,7 +11,7 @@ use galley_node_plan::{ContainerState, Ending};
 use galley_node_volumes::PodVolumes;
 use galley_types::{Clock, SystemClock};
 
-use crate::node::pressure;
+use crate::node::{free_percent, pressure};
 use crate::pods::{Host, Message, PodTable};
 
 const EVERY: Duration = Duration::from_secs(10);
@@ -20,16 +20,21 @@ const LOG_BYTES: u64 = 10 << 20;
 const LOG_FILES: usize = 5;
 /// kubelet's imageGCHighThresholdPercent, as free space.
 const IMAGE_GC_FREE_PERCENT: u64 = 15;
+/// kubelet's imageMinimumGCAge: what was just fetched or imported is about to be used.
+const IMAGE_GC_MINIMUM_AGE: Duration = Duration::from_secs(120);
 
 pub(crate) async fn keep(host: Arc<Host>, table: PodTable) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut images_seen = HashMap::new();
     loop {
         ticks.tick().await;
         rotate_logs(&host, &table).await;
         evict(&host, &table);
         if disk_is_filling(&host) {
-            remove_images(&host, &table).await;
+            remove_images(&host, &table, &mut images_seen).await;
+        } else {
+            images_seen.clear();
         }
     }
 }
@@ -52,13 +57,13 @@ async fn rotate_logs(host: &Host, table: &PodTable) {
 }
 
 fn disk_is_filling(host: &Host) -> bool {
-    rustix::fs::statvfs(&host.data_dir)
-        .is_ok_and(|s| s.f_blocks > 0 && s.f_bavail * 100 / s.f_blocks < IMAGE_GC_FREE_PERCENT)
+    free_percent(&host.data_dir).is_some_and(|free| free < IMAGE_GC_FREE_PERCENT)
 }
 
-/// Removes images that no container uses.
-async fn remove_images(host: &Host, table: &PodTable) {
+/// Removes images that no container has used for a while. `seen` holds since when each is known while the disk is full.
+async fn remove_images(host: &Host, table: &PodTable, seen: &mut HashMap<String, Instant>) {
     let Ok(images) = host.cri.image_list().await else { return };
+    seen.retain(|id, _| images.iter().any(|image| image.id == *id));
     let entries = table.all();
     let used: HashSet<&str> = entries
         .iter()
@@ -66,6 +71,10 @@ async fn remove_images(host: &Host, table: &PodTable) {
         .collect();
     for image in images.iter().filter(|i| !i.pinned && !i.names.iter().any(|n| n.contains("pause"))) {
         if used.contains(image.id.as_str()) || image.names.iter().any(|n| used.contains(n.as_str())) {
+            seen.remove(&image.id);
+            continue;
+        }
+        if seen.entry(image.id.clone()).or_insert_with(Instant::now).elapsed() < IMAGE_GC_MINIMUM_AGE {
             continue;
         }
         match host.cri.remove_image(&image.id).await {

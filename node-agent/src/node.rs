@@ -90,10 +90,17 @@ pub(crate) struct Pressure {
     pub(crate) disk: bool,
 }
 
+/// The share of a disk that is free, of what may be used of it: blocks that the file system keeps for root, or a quota takes away,
+/// are neither.
+pub(crate) fn free_percent(path: &std::path::Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(path).ok()?;
+    let usable = disk.f_blocks.saturating_sub(disk.f_bfree) + disk.f_bavail;
+    (disk.f_bavail * 100).checked_div(usable)
+}
+
 pub(crate) fn pressure(data_dir: &std::path::Path) -> Pressure {
     let available = meminfo("MemAvailable");
-    let disk =
-        rustix::fs::statvfs(data_dir).is_ok_and(|s| s.f_blocks > 0 && s.f_bavail * 100 / s.f_blocks < DISK_LOW_PERCENT);
+    let disk = free_percent(data_dir).is_some_and(|free| free < DISK_LOW_PERCENT);
     Pressure { memory: available > 0 && available < MEMORY_LOW, disk }
 }
 
