@@ -101,10 +101,15 @@ impl Entry<'_> {
             }
             "patch" => {
                 let patch = json!({"schema": {"type": "object"}});
-                operation["requestBody"] = json!({"required": true, "content": {
+                let mut content = json!({
                     "application/json-patch+json": patch, "application/merge-patch+json": patch,
-                    "application/strategic-merge-patch+json": patch, "application/apply-patch+yaml": patch,
-                }});
+                    "application/apply-patch+yaml": patch,
+                });
+                // kubectl apply decides by this list: custom resources have no strategic merge patch.
+                if galley_kube::schema::kind(&self.resource.api_version(), &self.resource.kind).is_some() {
+                    content["application/strategic-merge-patch+json"] = patch;
+                }
+                operation["requestBody"] = json!({"required": true, "content": content});
             }
             _ => {}
         }

@@ -89,6 +89,9 @@ fn a_custom_kind_is_published_and_changes_the_hash_of_its_version_only() {
     let kind = &document["components"]["schemas"]["dev.galley.v1.NodeGroup"];
     assert_eq!(kind["properties"]["spec"]["description"], "What is wanted.");
     assert_eq!(kind["x-kubernetes-group-version-kind"][0]["kind"], "NodeGroup");
+    let patches = &document["paths"]["/apis/galley.dev/v1/nodegroups/{name}"]["patch"]["requestBody"]["content"];
+    assert!(patches["application/merge-patch+json"].is_object());
+    assert!(patches["application/strategic-merge-patch+json"].is_null(), "kubectl apply would use it");
     let (before, after) = (parse(documents.v3_index(&[])), parse(documents.v3_index(&custom)));
     assert!(after["paths"]["apis/galley.dev/v1"].is_object());
     assert_eq!(before["paths"]["apis/apps/v1"], after["paths"]["apis/apps/v1"]);
