@@ -19,12 +19,18 @@ use galley_tests::World;
 
 type Section = (&'static str, fn(&mut World) -> Result<()>);
 
-const SECTIONS: &[Section] = &[
+/// Without a node: what the control plane alone answers for.
+const CONTROL_PLANE: &[Section] = &[
     ("management: clusters come and go over REST", management::clusters),
     ("management: strangers are told nothing", management::strangers),
     ("kubectl: the verbs on objects", kubectl::objects),
     ("kubectl: apply on either side, and who owns what", kubectl::apply),
     ("kubectl: explain, api-resources, auth, tokens, top", kubectl::discovery),
+    ("bad input: what kubectl shows", bad_input::manifests),
+];
+
+/// On two nodes with containers.
+const NODES: &[Section] = &[
     ("workloads: a pod with everything", workloads::everything),
     ("workloads: a deployment rolls, heals and goes back", workloads::deployment),
     ("workloads: jobs, daemons and stateful sets", workloads::others),
@@ -32,23 +38,33 @@ const SECTIONS: &[Section] = &[
     ("services: cluster IP by name, headless, node port, load balancer", services::reachable),
     ("services: a rolling update loses no request", services::rolling_update),
     ("in the cluster: an unmodified client library", in_cluster::client_library),
-    ("bad input: what kubectl shows", bad_input::manifests),
     ("bad input: containers that cannot run", bad_input::containers),
     ("nodes: cordon, drain, restart of the agent", nodes::maintenance),
     ("nodes: a node that dies", nodes::death),
 ];
 
 #[test]
-fn a_newcomer_does_everything_with_kubectl_and_real_containers() {
+fn a_newcomer_creates_clusters_and_uses_them_with_kubectl() {
+    let mut world = World::start("e2e", 90, &[]).expect("an installation starts");
+    run(&mut world, CONTROL_PLANE);
+}
+
+#[test]
+fn a_newcomer_runs_real_containers_on_two_nodes() {
     // Short enough to wait for in a test; the default is 40 s.
-    let mut world = World::start("e2e", 90, &["--node-monitor-grace-period", "12s"]).expect("an installation starts");
+    let mut world = World::start("e2n", 91, &["--node-monitor-grace-period", "12s"]).expect("an installation starts");
     world.start_nodes(2).expect("two nodes join");
     world.galley.cloud_controller_start().expect("the cloud controller starts");
+    run(&mut world, NODES);
+}
+
+/// Runs the sections, or those whose names contain `GALLEY_TEST_SECTION`.
+fn run(world: &mut World, sections: &[Section]) {
     let only = std::env::var("GALLEY_TEST_SECTION").unwrap_or_default();
     let mut failed = Vec::new();
-    for (name, section) in SECTIONS.iter().filter(|(name, _)| name.contains(&only)) {
+    for (name, section) in sections.iter().filter(|(name, _)| name.contains(&only)) {
         let start = Instant::now();
-        let outcome = section(&mut world);
+        let outcome = section(world);
         let seconds = start.elapsed().as_secs_f64();
         match outcome {
             Ok(()) => println!("ok      {seconds:>6.1} s  {name}"),
