@@ -1,10 +1,10 @@
-//! The clusters that this process has touched: their keys by id and host name, and their APIs while they are in memory.
+//! The clusters that this process has touched: their keys, by id and host name.
 //!
-//! An API is shared by all who use a cluster (its clones share the locks that keep Service addresses unique), and holding one
-//! keeps the cluster's objects in memory. So this cache lets go of an API that nobody else holds, for the store to evict.
+//! Nothing here holds a cluster's objects in memory: an API is made anew over what the store has loaded, for each request.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use galley_kube::{Reason, Status};
 use galley_pipeline::{ClusterApi, Settings};
@@ -16,11 +16,10 @@ use rcgen::KeyPair;
 
 use crate::pki::{PkiError, key_create};
 use crate::served::{ServedCluster, ServedError, Signer};
+use crate::service_account::ServiceAccountKey;
 
 /// A cluster that nobody asked for this long is forgotten; its keys are read again when somebody does.
 const IDLE: SignedDuration = SignedDuration::from_mins(10);
-/// Longer than the pause between two requests of a client that is at work.
-const API_IDLE: SignedDuration = SignedDuration::from_secs(60);
 
 /// Why a cluster cannot be served now.
 #[derive(Debug, thiserror::Error)]
@@ -66,18 +65,24 @@ struct Entry {
     served: Option<Arc<ServedCluster>>,
     /// Of all APIs of this cluster: gets its key when the cluster is first served.
     signer: Arc<Signer>,
-    api: Option<ClusterApi>,
-    used: Timestamp,
+    settings: Settings,
+    /// Seconds since 1970.
+    used: AtomicI64,
 }
 
 impl Entry {
     fn new(info: &Cluster, now: Timestamp) -> Self {
-        Self { label: info.host_label.clone(), served: None, signer: Arc::default(), api: None, used: now }
+        Self {
+            label: info.host_label.clone(),
+            served: None,
+            signer: Arc::default(),
+            settings: settings(info),
+            used: AtomicI64::new(now.as_second()),
+        }
     }
 
-    /// The API, if it is that of what the store has in memory now.
-    fn current(&self) -> Option<ClusterApi> {
-        self.api.as_ref().filter(|api| api.store().is_current()).cloned()
+    fn touch(&self, now: Timestamp) {
+        self.used.store(now.as_second(), Ordering::Relaxed);
     }
 }
 
@@ -138,7 +143,7 @@ impl Clusters {
             .map_err(|source| ClustersError::Served { cluster: id, source })?;
         let mut entries = self.entries.write();
         let entry = entries.entry(id).or_insert_with(|| Entry::new(&served.info, now));
-        entry.used = now;
+        entry.touch(now);
         // Another request may have been faster.
         let served = Arc::clone(entry.served.get_or_insert_with(|| Arc::new(served)));
         entry.signer.give(&served.tokens);
@@ -149,7 +154,7 @@ impl Clusters {
     /// The cluster's API; loads the cluster if need be. Ask for each request.
     pub async fn api(&self, served: &ServedCluster) -> Result<ClusterApi, ClustersError> {
         match self.store.cluster(served.info.id).await {
-            Ok(store) => Ok(self.api_over(&store)),
+            Ok(store) => Ok(self.make_api(&store, Some(&served.tokens))),
             Err(error) => {
                 if matches!(error, StoreError::ClusterNotFound(_)) {
                     self.forget(served.info.id);
@@ -165,26 +170,26 @@ impl Clusters {
         self.api(&served).await
     }
 
-    /// The one API of a cluster in memory: what controllers and requests share.
+    /// The API of a cluster in memory, for requests and controllers alike.
     pub fn api_over(&self, store: &Arc<ClusterStore>) -> ClusterApi {
+        self.make_api(store, None)
+    }
+
+    fn make_api(&self, store: &Arc<ClusterStore>, key: Option<&Arc<ServiceAccountKey>>) -> ClusterApi {
         let now = self.clock.now();
-        if let Some(entry) = self.entries.read().get(&store.id())
-            && now < entry.used + SignedDuration::from_secs(1)
-            && let Some(api) = entry.current()
-        {
-            return api;
+        let make = |entry: &Entry| {
+            entry.touch(now);
+            if let Some(key) = key {
+                entry.signer.give(key);
+            }
+            ClusterApi::new(Arc::clone(store), Arc::clone(&self.clock))
+                .with_signer(Arc::clone(&entry.signer) as _)
+                .with_settings(entry.settings.clone())
+        };
+        if let Some(entry) = self.entries.read().get(&store.id()) {
+            return make(entry);
         }
-        let mut entries = self.entries.write();
-        let entry = entries.entry(store.id()).or_insert_with(|| Entry::new(store.info(), now));
-        entry.used = now;
-        if let Some(api) = entry.current() {
-            return api;
-        }
-        let api = ClusterApi::new(Arc::clone(store), Arc::clone(&self.clock))
-            .with_signer(Arc::clone(&entry.signer) as _)
-            .with_settings(settings(store.info()));
-        entry.api = Some(api.clone());
-        api
+        make(self.entries.write().entry(store.id()).or_insert_with(|| Entry::new(store.info(), now)))
     }
 
     /// The cluster is deleted, or its shard was lost.
@@ -194,17 +199,12 @@ impl Clusters {
         }
     }
 
-    /// Lets go of what was not used lately. To be called now and then.
+    /// Forgets what was not used lately. To be called now and then.
     pub fn sweep(&self) {
-        let now = self.clock.now();
+        let idle_since = (self.clock.now() - IDLE).as_second();
         let mut gone = Vec::new();
         self.entries.write().retain(|_, entry| {
-            // The store's map and this one hold it: nobody is at work on it.
-            let unused = entry.api.as_ref().is_none_or(|api| Arc::strong_count(api.store()) <= 2);
-            if unused && now > entry.used + API_IDLE {
-                entry.api = None;
-            }
-            let keep = entry.api.is_some() || now <= entry.used + IDLE;
+            let keep = entry.used.load(Ordering::Relaxed) > idle_since;
             if !keep {
                 gone.push(entry.label.clone());
             }

@@ -72,6 +72,7 @@ impl FieldError {
             message.push_str(": ");
             match value {
                 Value::String(text) => message.push_str(&format!("{text:?}")),
+                Value::Null => message.push_str("\"null\""),
                 other => message.push_str(&other.to_string()),
             }
         }

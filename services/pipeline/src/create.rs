@@ -87,6 +87,11 @@ impl ClusterApi {
         let warnings = validate::warnings(resource, &object, None);
         strategy::start_metadata(resource, namespace, name, &uuid::Uuid::new_v4().to_string(), now, &mut object);
         self.namespace_must_live(resource, namespace, name)?;
+        // Before admission: what that adds belongs to nobody.
+        if fields == ManagedFields::OfThisWrite {
+            let writer = Writer { manager: manager(options, actor), subresource: "", now };
+            rules::manage_fields(resource, None, &mut object, &writer);
+        }
         let request = admission::Request { api: self, actor, resource, namespace, name };
         admission::create(&request, &mut object)?;
         strategy::prepare_create(resource, actor, now, &mut object);
@@ -105,10 +110,6 @@ impl ClusterApi {
         }
         let _charging = admission::quota::admit(&request, None, &object).await?;
 
-        if fields == ManagedFields::OfThisWrite {
-            let writer = Writer { manager: manager(options, actor), subresource: "", now };
-            rules::manage_fields(resource, None, &mut object, &writer);
-        }
         let key = self.key(resource, namespace, name);
         if options.dry_run {
             if self.store.get(&key).is_some() {

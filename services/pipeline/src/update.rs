@@ -198,6 +198,11 @@ impl ClusterApi {
         let Change { actor, resource, namespace, name, part, recorded, options } = *change;
         let now = self.clock.now();
         strategy::prepare_update(resource, part, old, now, &mut new);
+        // Before admission: what that changes belongs to nobody.
+        if fields == ManagedFields::OfThisWrite {
+            let writer = Writer { manager: manager(options, actor), subresource: recorded, now };
+            rules::manage_fields(resource, Some(old), &mut new, &writer);
+        }
         let request = admission::Request { api: self, actor, resource, namespace, name };
         admission::update(&request, part, old, &mut new)?;
 
@@ -213,10 +218,6 @@ impl ClusterApi {
         }
         let _charging =
             if part == Part::Main { admission::quota::admit(&request, Some(old), &new).await? } else { None };
-        if fields == ManagedFields::OfThisWrite {
-            let writer = Writer { manager: manager(options, actor), subresource: recorded, now };
-            rules::manage_fields(resource, Some(old), &mut new, &writer);
-        }
         if same_but_bookkeeping(old, &new) {
             return Ok(stored.clone());
         }

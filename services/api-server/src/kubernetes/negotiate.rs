@@ -1,4 +1,4 @@
-//! Media types: JSON and YAML in, JSON out, as the object itself, as a Table or as metadata alone.
+//! Media types: JSON, YAML and protobuf in, JSON out, as the object itself, as a Table or as metadata alone.
 
 use galley_kube::table::IncludeObject;
 use galley_kube::{Reason, Status};
@@ -67,6 +67,8 @@ pub enum Format {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
 }
 
 fn content_type(headers: &HeaderMap) -> &str {
@@ -79,7 +81,8 @@ pub fn format(headers: &HeaderMap) -> Result<Format, Status> {
     match content_type(headers) {
         "" | "application/json" | "*/*" => Ok(Format::Json),
         "application/yaml" => Ok(Format::Yaml),
-        _ => Err(unsupported(&["application/json", "application/yaml"])),
+        "application/vnd.kubernetes.protobuf" => Ok(Format::Protobuf),
+        _ => Err(unsupported(&["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"])),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reading bodies and writing answers.
 
 use bytes::Bytes;
-use galley_kube::{Reason, Status};
+use galley_kube::{Reason, Status, protobuf};
 use galley_pipeline::Body as Input;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT, WARNING};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -33,8 +33,10 @@ pub async fn input(request: Request<Body>) -> Result<Input, Status> {
     let format = negotiate::format(request.headers())?;
     let bytes = read(request.into_body()).await?;
     match format {
+        _ if bytes.is_empty() => Ok(Input::Bytes(bytes)),
         Format::Json => Ok(Input::Bytes(bytes)),
         Format::Yaml => yaml(&bytes).map(Input::Value),
+        Format::Protobuf => protobuf::decode(&bytes).map(|message| Input::Value(message.value)),
     }
 }
 

@@ -179,8 +179,13 @@ async fn yaml_is_read_and_other_forms_are_refused() {
     let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\ndata:\n  a: b\n";
     let created = server.send("POST", MAPS, &[("content-type", "application/yaml")], yaml).await;
     assert_eq!((created.code, &created.body["data"]["a"]), (201, &json!("b")));
-    let protobuf = server.send("POST", MAPS, &[("content-type", "application/vnd.kubernetes.protobuf")], "k8s").await;
-    assert_eq!((protobuf.code, &protobuf.body["reason"]), (415, &json!("UnsupportedMediaType")));
+    let protobuf = [("content-type", "application/vnd.kubernetes.protobuf")];
+    let message: &[u8] = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x05\x0a\x03\x0a\x01p";
+    let created = server.send("POST", MAPS, &protobuf, message).await;
+    assert_eq!((created.code, &created.body["metadata"]["name"]), (201, &json!("p")), "{}", created.body);
+    assert_eq!(server.send("POST", MAPS, &protobuf, "k8s").await.code, 400);
+    let unknown = server.send("POST", MAPS, &[("content-type", "text/plain")], "k8s").await;
+    assert_eq!((unknown.code, &unknown.body["reason"]), (415, &json!("UnsupportedMediaType")));
     let broken = server.send("POST", MAPS, &[("content-type", "application/json")], "{").await;
     assert_eq!(broken.code, 400);
     let large =

@@ -120,6 +120,35 @@ pub(super) fn encode(object: &mut Value, mut entries: Vec<Entry>) {
     metadata.insert("managedFields".into(), Value::Array(entries));
 }
 
+/// More managers that update than this are told apart no longer: as in the API server, the oldest become one. Without a
+/// limit, an object that many short-lived clients write would grow for ever.
+const UPDATERS_MAX: usize = 10;
+const ANCIENT: &str = "ancient-changes";
+
+/// Joins the oldest updaters until there are few enough.
+pub(super) fn cap(entries: &mut Vec<Entry>) {
+    let count = |entries: &[Entry]| {
+        entries.iter().filter(|e| e.operation == Operation::Update && e.subresource.is_empty()).count()
+    };
+    while count(entries) > UPDATERS_MAX {
+        let oldest = entries
+            .iter()
+            .enumerate()
+            .filter(|(_, e)| e.operation == Operation::Update && e.subresource.is_empty() && e.manager != ANCIENT)
+            .min_by(|(_, a), (_, b)| (&a.time, &a.manager).cmp(&(&b.time, &b.manager)))
+            .map(|(at, _)| at);
+        let Some(oldest) = oldest.map(|at| entries.remove(at)) else { return };
+        match entries.iter_mut().find(|e| e.manager == ANCIENT && e.api_version == oldest.api_version) {
+            Some(ancient) => {
+                ancient.set.unite(oldest.set);
+                ancient.time = ancient.time.clone().max(oldest.time);
+            }
+            // The first of its version only changes its name; the next one joins it.
+            None => entries.push(Entry { manager: ANCIENT.into(), ..oldest }),
+        }
+    }
+}
+
 pub(super) fn time_text(now: Timestamp) -> String {
     now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

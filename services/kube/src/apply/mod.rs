@@ -54,7 +54,7 @@ const UNOWNED: [&[&str]; 10] = [
 
 fn shape_of(resource: &Resource) -> Shape<'_> {
     match (&resource.custom, schema::kind(&resource.api_version(), &resource.kind)) {
-        (Some(custom), _) => Shape::Custom(&custom.schema),
+        (Some(custom), _) => Shape::CustomObject(&custom.schema),
         (None, Some(ty)) => Shape::of_type(ty),
         (None, None) => Shape::Unknown,
     }
@@ -111,6 +111,7 @@ pub fn update(resource: &Resource, live: Option<&Value>, new: &mut Value, writer
             time: managers::time_text(writer.now),
             set: owned,
         });
+        managers::cap(&mut entries);
     }
     managers::encode(new, entries);
 }

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::crd;
-use crate::schema::{Field, ListKind, Ty, Type};
+use crate::schema::{self, Field, ListKind, Ty, Type};
 
 /// What is known of a value.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,8 @@ pub(crate) enum Shape<'s> {
     Typed(Ty, Option<&'static Field>),
     /// A value that a CRD's schema describes.
     Custom(&'s crd::Schema),
+    /// A whole custom object, which has the metadata that every object has.
+    CustomObject(&'s crd::Schema),
     /// Anything.
     Unknown,
 }
@@ -48,7 +50,7 @@ impl<'s> Shape<'s> {
             Self::Typed(Ty::Struct(id), field) => !id.get().atomic && !field.is_some_and(|f| f.atomic),
             Self::Typed(Ty::Map(_), field) => !field.is_some_and(|f| f.atomic),
             Self::Typed(..) => false,
-            Self::Custom(schema) => !schema.atomic_map,
+            Self::Custom(schema) | Self::CustomObject(schema) => !schema.atomic_map,
             Self::Unknown => true,
         }
     }
@@ -76,7 +78,12 @@ impl<'s> Shape<'s> {
             }
             Self::Typed(Ty::Map(value), _) => Self::Typed(*value, None),
             Self::Typed(..) => Self::Unknown,
-            Self::Custom(schema) => schema.member(name).map_or(Self::Unknown, Self::Custom),
+            Self::CustomObject(_) if name == "metadata" => object_meta(),
+            Self::Custom(schema) | Self::CustomObject(schema) => match schema.member(name) {
+                Some(schema) if schema.embedded => Self::CustomObject(schema),
+                Some(schema) => Self::Custom(schema),
+                None => Self::Unknown,
+            },
             Self::Unknown => Self::Unknown,
         }
     }
@@ -85,7 +92,7 @@ impl<'s> Shape<'s> {
     pub(crate) fn is_map(self) -> bool {
         match self {
             Self::Typed(ty, _) => matches!(ty, Ty::Map(_)),
-            Self::Custom(schema) => schema.is_map(),
+            Self::Custom(schema) | Self::CustomObject(schema) => schema.is_map(),
             Self::Unknown => false,
         }
     }
@@ -100,6 +107,13 @@ impl<'s> Shape<'s> {
             Self::Custom(schema) => schema.member(key)?.default.clone(),
             _ => None,
         }
+    }
+}
+
+fn object_meta() -> Shape<'static> {
+    match schema::named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta") {
+        Some(ty) => Shape::of_type(ty),
+        None => Shape::Unknown,
     }
 }
 

@@ -166,3 +166,22 @@ fn managed_fields_are_not_to_be_applied() {
     let error = apply(deployments(), None, &config, &writer("alice"), false).unwrap_err();
     assert_eq!((error.code, error.message.as_str()), (400, "metadata.managedFields must be nil"));
 }
+
+#[test]
+fn many_managers_become_few() {
+    let mut object = updated(None, json!({}), "first");
+    for at in 0..30 {
+        let mut labels = serde_json::Map::new();
+        labels.insert(format!("l{at}"), json!("x"));
+        object = updated(Some(&object), json!({"metadata": {"labels": labels}}), &format!("m{at:02}"));
+    }
+    let entries = object["metadata"]["managedFields"].as_array().unwrap();
+    assert_eq!(entries.len(), 10);
+    let ancient = fields(&object, "ancient-changes");
+    assert_eq!(
+        ancient["f:metadata"]["f:labels"].as_object().unwrap().len(),
+        22,
+        "21 labels, and that there are labels"
+    );
+    assert!(entries.iter().any(|e| e["manager"] == "m29"));
+}

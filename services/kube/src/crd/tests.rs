@@ -147,3 +147,27 @@ fn an_accepted_definition_says_so() {
     assert_eq!(definition["status"]["acceptedNames"]["kind"], "Widget");
     assert_eq!(definition["status"]["conditions"][1]["type"], "Established");
 }
+
+#[test]
+fn metadata_of_custom_objects_merges_as_that_of_all_objects() {
+    let widgets = widgets();
+    let writer = |manager| Writer { manager, subresource: "", now: "2026-01-01T00:00:00Z".parse().unwrap() };
+    let with = |finalizer: &str| {
+        let mut object = widget(json!({"size": "s"}));
+        object["metadata"]["finalizers"] = json!([finalizer]);
+        object
+    };
+    let live = apply::apply(&widgets, None, &with("a.b/c"), &writer("alice"), false).unwrap();
+    let live = apply::apply(&widgets, Some(&live), &with("d.e/f"), &writer("bob"), false).unwrap();
+    assert_eq!(live["metadata"]["finalizers"], json!(["a.b/c", "d.e/f"]));
+}
+
+#[test]
+fn an_update_is_not_blamed_for_what_was_wrong_before() {
+    let old = widget(json!({"size": "xl"}));
+    let mut new = old.clone();
+    new["spec"]["replicas"] = json!(2);
+    assert!(validate::update(&widgets(), None, &new, &old).is_empty());
+    new["spec"]["size"] = json!("xxl");
+    assert_eq!(validate::update(&widgets(), None, &new, &old).len(), 1);
+}

@@ -43,7 +43,7 @@ pub fn create(resource: &Resource, object: &Value) -> Vec<FieldError> {
     let mut errors = Errors::default();
     meta::create(&mut errors, resource, object);
     body(&mut errors, resource, object, None);
-    schema(&mut errors, resource, object);
+    schema(&mut errors, resource, object, None);
     errors.finish()
 }
 
@@ -59,13 +59,21 @@ pub fn update(resource: &Resource, subresource: Option<&str>, new: &Value, old: 
             body(&mut errors, resource, new, Some(old));
         }
     }
-    schema(&mut errors, resource, new);
+    schema(&mut errors, resource, new, Some(old));
     errors.finish()
 }
 
-fn schema(errors: &mut Errors, resource: &Resource, object: &Value) {
-    for error in resource.custom.iter().flat_map(|custom| crate::crd::validate(object, &custom.schema)) {
-        errors.push(error);
+/// What a custom resource's schema says. A problem that the old object had as well is not the update's: a definition may
+/// have become stricter since.
+fn schema(errors: &mut Errors, resource: &Resource, object: &Value, old: Option<&Value>) {
+    let Some(custom) = &resource.custom else { return };
+    let problems = crate::crd::validate(object, &custom.schema);
+    if problems.is_empty() {
+        return;
+    }
+    let known = old.map(|old| crate::crd::validate(old, &custom.schema)).unwrap_or_default();
+    for problem in problems.into_iter().filter(|problem| !known.contains(problem)) {
+        errors.push(problem);
     }
 }
 

@@ -10,9 +10,11 @@ pub mod service_account;
 pub mod services;
 pub mod tolerations;
 
+use std::sync::Arc;
+
 use galley_authz::Actor;
 use galley_kube::{Resource, Status};
-use galley_store::{ObjectKey, Scope};
+use galley_store::{Object, ObjectKey, Scope};
 use serde_json::Value;
 
 use crate::api::ClusterApi;
@@ -37,14 +39,18 @@ impl Request<'_> {
         Status::forbidden(&self.resource.group, &self.resource.plural, self.name, why)
     }
 
-    fn fetch(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
-        self.api.store.get(&ObjectKey::new(&resource.into(), namespace, name))?.value().ok()
+    /// An object as a tree that is decoded once and kept with it.
+    fn fetch(&self, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        self.api.store.get(&ObjectKey::new(&resource.into(), namespace, name))?.typed().ok()
     }
 
-    fn fetch_all(&self, resource: &str, namespace: &str) -> Vec<Value> {
+    fn fetch_all(&self, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
+        self.list(resource, namespace).iter().filter_map(|object| object.typed().ok()).collect()
+    }
+
+    fn list(&self, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
         let namespace = (!namespace.is_empty()).then(|| namespace.into());
-        let objects = self.api.store.list(&Scope { resource: resource.into(), namespace }).objects;
-        objects.iter().filter_map(|object| object.value().ok()).collect()
+        self.api.store.list(&Scope { resource: resource.into(), namespace }).objects
     }
 }
 
@@ -55,7 +61,7 @@ pub(crate) fn create(request: &Request<'_>, object: &mut Value) -> Result<(), St
         limits::admit(request, object)?;
         let account = service_account::name(object).to_owned();
         let found = request.fetch("serviceaccounts", request.namespace, &account);
-        service_account::admit(request, object, found.as_ref(), &crate::names::suffix())?;
+        service_account::admit(request, object, found.as_deref(), &crate::names::suffix())?;
         priority::admit(request, object)?;
         tolerations::admit(object);
     } else if request.is("", "persistentvolumeclaims") {

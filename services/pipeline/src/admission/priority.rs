@@ -1,5 +1,7 @@
 //! Priority: a pod's `priorityClassName` becomes its `priority` and `preemptionPolicy`.
 
+use std::sync::Arc;
+
 use galley_kube::Status;
 use serde_json::{Value, json};
 
@@ -44,8 +46,12 @@ pub(super) fn admit(request: &Request<'_>, pod: &mut Value) -> Result<(), Status
 }
 
 /// The class marked `globalDefault`; of several the one with the lowest value.
-fn default_class(classes: &[Value]) -> Option<Class> {
-    classes.iter().filter(|class| class["globalDefault"] == true).map(Class::of).min_by_key(|class| class.value)
+fn default_class(classes: &[Arc<Value>]) -> Option<Class> {
+    classes
+        .iter()
+        .filter(|class| class["globalDefault"] == true)
+        .map(|class| Class::of(class))
+        .min_by_key(|class| class.value)
 }
 
 fn apply(pod: &mut Value, class: Option<Class>) -> Result<(), String> {
@@ -111,7 +117,9 @@ mod tests {
 
     #[test]
     fn the_lowest_of_two_defaults_wins() {
-        let class = |name: &str, value: i64| json!({"metadata": {"name": name}, "value": value, "globalDefault": true});
+        let class = |name: &str, value: i64| {
+            Arc::new(json!({"metadata": {"name": name}, "value": value, "globalDefault": true}))
+        };
         assert_eq!(default_class(&[class("a", 5), class("b", 2)]).map(|c| c.name).as_deref(), Some("b"));
     }
 }

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use galley_kube::{FieldError, Resource, Status};
+use k8s_openapi::api::core::v1::Service;
 use rand::Rng;
 use serde_json::{Value, json};
 
@@ -28,25 +29,20 @@ struct Taken {
 }
 
 impl Taken {
-    fn add(&mut self, service: &Value) {
-        for ip in array(service, "/spec/clusterIPs") {
-            self.ips.extend(ip.as_str().and_then(|ip| ip.parse::<Ipv4Addr>().ok()));
+    fn add(&mut self, service: &Service) {
+        let Some(spec) = &service.spec else { return };
+        let ips = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+        self.ips.extend(ips.filter_map(|ip| ip.parse::<Ipv4Addr>().ok()));
+        for port in spec.ports.iter().flatten() {
+            let protocol = port.protocol.as_deref().unwrap_or("TCP");
+            self.ports.extend(port.node_port.and_then(node_port).map(|number| (number, protocol.to_owned())));
         }
-        self.ips.extend(text(service, "/spec/clusterIP").parse::<Ipv4Addr>().ok());
-        for port in array(service, "/spec/ports") {
-            if let Some(number) = port.get("nodePort").and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok())
-                && number != 0
-            {
-                self.ports.insert((number, protocol(port)));
-            }
-        }
-        let health = service.pointer("/spec/healthCheckNodePort").and_then(Value::as_u64).unwrap_or(0);
-        if let Ok(number) = u16::try_from(health)
-            && number != 0
-        {
-            self.ports.insert((number, "TCP".into()));
-        }
+        self.ports.extend(spec.health_check_node_port.and_then(node_port).map(|number| (number, "TCP".to_owned())));
     }
+}
+
+fn node_port(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number != 0)
 }
 
 fn protocol(port: &Value) -> String {
@@ -60,11 +56,10 @@ fn protocol(port: &Value) -> String {
 /// cluster's Service lock until the commit.
 pub(crate) fn allocate(request: &Request<'_>, old: Option<&Value>, new: &mut Value) -> Result<(), Status> {
     let mut taken = Taken::default();
-    for service in request.fetch_all("services", "") {
-        if text(&service, "/metadata/namespace") != request.namespace
-            || text(&service, "/metadata/name") != request.name
-        {
-            taken.add(&service);
+    for service in request.list("services", "") {
+        if *service.key.namespace != *request.namespace || *service.key.name != *request.name {
+            // Controllers decode Services as this type too, so it is there already.
+            taken.add(&*service.typed::<Service>().map_err(Status::internal)?);
         }
     }
     let errors = assign(&request.api.settings, &taken, old, new, &mut rand::rng());
@@ -316,7 +311,9 @@ mod tests {
 
     fn assigned(taken: &[Value], old: Option<&Value>, mut new: Value) -> Result<Value, Vec<FieldError>> {
         let mut held = Taken::default();
-        taken.iter().for_each(|service| held.add(service));
+        for service in taken {
+            held.add(&serde_json::from_value(service.clone()).unwrap());
+        }
         let mut rng = rand::rngs::StdRng::seed_from_u64(7);
         let errors = assign(&Settings::default(), &held, old, &mut new, &mut rng);
         if errors.is_empty() { Ok(new) } else { Err(errors) }
