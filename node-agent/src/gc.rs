@@ -1,7 +1,7 @@
 //! Housekeeping: logs are rotated, images that nobody uses go when the disk fills, pods that use too much are evicted, directories
 //! of pods that are gone are removed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ pub(crate) async fn keep(host: Arc<Host>, table: PodTable) {
         rotate_logs(&host, &table).await;
         evict(&host, &table);
         if disk_is_filling(&host) {
-            remove_images(&host, &table, &mut images_seen).await;
+            remove_images(&host, &mut images_seen).await;
         } else {
             images_seen.clear();
         }
@@ -61,16 +61,11 @@ fn disk_is_filling(host: &Host) -> bool {
 }
 
 /// Removes images that no container has used for a while. `seen` holds since when each is known while the disk is full.
-async fn remove_images(host: &Host, table: &PodTable, seen: &mut HashMap<String, Instant>) {
-    let Ok(images) = host.cri.image_list().await else { return };
+async fn remove_images(host: &Host, seen: &mut HashMap<String, Instant>) {
+    let (Ok(images), Ok(used)) = (host.cri.image_list().await, host.cri.images_in_use().await) else { return };
     seen.retain(|id, _| images.iter().any(|image| image.id == *id));
-    let entries = table.all();
-    let used: HashSet<&str> = entries
-        .iter()
-        .flat_map(|e| e.observed.containers.iter().flat_map(|c| [c.image.as_str(), c.image_id.as_str()]))
-        .collect();
     for image in images.iter().filter(|i| !i.pinned && !i.names.iter().any(|n| n.contains("pause"))) {
-        if used.contains(image.id.as_str()) || image.names.iter().any(|n| used.contains(n.as_str())) {
+        if used.contains(&image.id) || image.names.iter().any(|n| used.contains(n)) {
             seen.remove(&image.id);
             continue;
         }

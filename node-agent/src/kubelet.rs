@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use galley_node_cri::logs::{self, LogOptions};
-use galley_node_plan::{Container, ContainerState};
+use galley_node_plan::{Container, ContainerState, ObservedPod};
 use galley_streams::{CommandOptions, Duplex, RemoteCommand, serve_port_forward, serve_remote_command};
 use galley_tunnel::TunnelStream;
 use galley_types::{Clock, SystemClock};
@@ -19,6 +19,7 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use jiff::SignedDuration;
 use k8s_cri::v1::{AttachRequest, ExecRequest};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -194,16 +195,12 @@ impl Kubelet {
         // What the worker knows may be half a second old: a container that was just started counts.
         let uid = entry.pod.metadata.uid.clone().unwrap_or_default();
         let observed = self.host.cri.observe(&uid).await.unwrap_or(entry.observed);
+        let reported = reported(&entry.pod, container);
         let instance = if flag("previous") {
-            let before = observed.instances(container).into_iter().filter(|c| c.state != ContainerState::Running);
-            let running = observed.latest(container).is_some_and(|c| c.state == ContainerState::Running);
-            let found = if running { before.take(1).next() } else { observed.instances(container).get(1).copied() };
-            found.cloned().ok_or_else(|| {
-                bad(format!("previous terminated container \"{container}\" in pod \"{pod}\" not found"))
-            })?
+            let missing = || bad(format!("previous terminated container \"{container}\" in pod \"{pod}\" not found"));
+            previous(&observed, reported, container).cloned().ok_or_else(missing)?
         } else {
-            let waiting =
-                || bad(format!("container \"{container}\" in pod \"{pod}\" is waiting to start: ContainerCreating"));
+            let waiting = || bad(why_no_log(reported, container, pod));
             observed.latest(container).cloned().ok_or_else(waiting)?
         };
         let (tx, mut rx) = mpsc::channel::<Bytes>(16);
@@ -261,6 +258,37 @@ impl Kubelet {
             "pods": pods,
         })))
     }
+}
+
+/// What the API server was told of a container.
+fn reported<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    lists.into_iter().flatten().flatten().find(|c| c.name == container)
+}
+
+/// The instance of the status' last state: while a container waits to be restarted, that is the newest one.
+fn previous<'a>(
+    observed: &'a ObservedPod,
+    reported: Option<&ContainerStatus>,
+    container: &str,
+) -> Option<&'a Container> {
+    let instances = observed.instances(container);
+    let waits = reported.and_then(|r| r.state.as_ref()).is_some_and(|s| s.waiting.is_some());
+    let newest = instances.first()?;
+    if waits && newest.state == ContainerState::Exited { Some(newest) } else { instances.get(1).copied() }
+}
+
+/// Why a container has no log yet, in kubelet's words.
+fn why_no_log(reported: Option<&ContainerStatus>, container: &str, pod: &str) -> String {
+    let reason = reported.and_then(|r| r.state.as_ref()?.waiting.as_ref()?.reason.as_deref());
+    let why = match reason {
+        Some("ErrImagePull" | "ImagePullBackOff") => "trying and failing to pull image",
+        Some("ErrImageNeverPull") => "image can't be pulled",
+        Some(reason) => reason,
+        None => "ContainerCreating",
+    };
+    format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {why}")
 }
 
 /// Connects to a port of a pod as a process of the pod would: what listens on its loopback is reached too.

@@ -1,6 +1,6 @@
 //! The calls. Each has a time limit of its own, since a runtime that hangs must not hang the agent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -273,6 +273,15 @@ impl Cri {
         let request = cri::ListImagesRequest { filter: None };
         let answer = self.images.clone().list_images(timed(request, QUICK)).await;
         Ok(answer.map_err(call_error("ListImages", ""))?.into_inner().images.into_iter().map(image_info).collect())
+    }
+
+    /// Names and ids of the images of every container in the runtime, whoever's it is.
+    pub async fn images_in_use(&self) -> Result<HashSet<String>, CriError> {
+        let request = cri::ListContainersRequest { filter: None };
+        let answer = self.runtime().list_containers(timed(request, QUICK)).await;
+        let containers = answer.map_err(call_error("ListContainers", ""))?.into_inner().containers;
+        let names = containers.into_iter().flat_map(|c| [c.image.map(|i| i.image).unwrap_or_default(), c.image_ref]);
+        Ok(names.collect())
     }
 
     /// Pulls an image; its id. Takes as long as it takes: dropping the future ends it.
