@@ -44,7 +44,6 @@ pub(crate) struct Machine {
     pub(crate) memory: i64,
     /// Bytes.
     pub(crate) disk: i64,
-    pub(crate) hostname: String,
 }
 
 impl Machine {
@@ -54,7 +53,6 @@ impl Machine {
             cpus: std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(1)),
             memory: meminfo("MemTotal"),
             disk: i64::try_from(disk.f_blocks * disk.f_frsize).unwrap_or(i64::MAX),
-            hostname: read("/proc/sys/kernel/hostname"),
         })
     }
 }

@@ -77,8 +77,7 @@ pub(crate) async fn run(args: SimulatedArgs) -> anyhow::Result<()> {
             max_pods: args.max_pods,
             data_dir: PathBuf::new(),
         };
-        let machine =
-            Machine { cpus: args.cpus, memory: args.memory_gib << 30, disk: 100 << 30, hostname: name.clone() };
+        let machine = Machine { cpus: args.cpus, memory: args.memory_gib << 30, disk: 100 << 30 };
         tasks.spawn(async move {
             let _permit = permits.acquire().await;
             register(&client, &options, &machine).await.with_context(|| format!("register {}", options.name))

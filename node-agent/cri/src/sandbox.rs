@@ -21,7 +21,6 @@ pub struct SandboxInputs {
     pub cluster_dns: Vec<String>,
     pub cluster_domain: String,
     pub node_resolv: ResolvConf,
-    pub node_hostname: String,
 }
 
 /// `<namespace>_<name>_<uid>`: where the pod's logs are, below the node's log directory.
@@ -54,7 +53,8 @@ pub fn sandbox_config(pod: &Pod, inputs: &SandboxInputs) -> cri::PodSandboxConfi
     let host_network = spec.host_network == Some(true);
     let (short, full) = hostname(pod, &inputs.cluster_domain);
     let hostname = match (host_network, spec.set_hostname_as_fqdn, full) {
-        (true, _, _) => inputs.node_hostname.clone(),
+        // The node's UTS namespace comes with its network: a name of its own would be the node's.
+        (true, _, _) => String::new(),
         (false, Some(true), Some(full)) => full,
         (false, _, _) => short,
     };
@@ -214,10 +214,10 @@ mod tests {
     fn a_pod_in_the_nodes_namespaces_says_so() {
         let p = pod(json!({"hostNetwork": true, "hostPID": true, "containers": [
             {"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}]}]}));
-        let config = sandbox_config(&p, &SandboxInputs { node_hostname: "node-1".into(), ..Default::default() });
+        let config = sandbox_config(&p, &SandboxInputs::default());
         let options = config.linux.unwrap().security_context.unwrap().namespace_options.unwrap();
         assert_eq!((options.network, options.pid, options.ipc), (2, 2, 0));
-        assert_eq!(config.hostname, "node-1");
+        assert_eq!(config.hostname, "");
         assert!(config.port_mappings.is_empty());
     }
 

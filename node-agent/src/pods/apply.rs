@@ -139,7 +139,6 @@ impl Worker {
             cluster_dns: self.host.cluster_dns.clone(),
             cluster_domain: self.host.cluster_domain.clone(),
             node_resolv: ResolvConf::parse(&resolv),
-            node_hostname: self.host.machine.hostname.clone(),
         };
         sandbox_config(pod, &inputs)
     }

@@ -44,7 +44,9 @@ impl View<'_> {
             if let Some(before) = before.filter(|b| b.container_id.as_ref().is_some_and(|id| !id.is_empty())) {
                 return self.without_instance(container, before);
             }
-            status.state = Some(self.waiting(container));
+            // What never started in a pod that has ended never will.
+            let never = self.outcome == Outcome::Stopped && container.kind == Kind::Main;
+            status.state = Some(if never { lost() } else { self.waiting(container) });
             return status;
         };
         status.restart_count = i32::try_from(latest.attempt).unwrap_or(i32::MAX);
@@ -112,19 +114,13 @@ impl View<'_> {
                 && before.state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0);
             return status;
         }
-        let lost = ContainerStateTerminated {
-            reason: Some("ContainerStatusUnknown".into()),
-            message: Some("The container could not be located when the pod was terminated".into()),
-            exit_code: 137,
-            ..ContainerStateTerminated::default()
-        };
         match self.outcome {
             Outcome::Running => {
-                status.last_state = Some(ApiState { terminated: Some(lost), ..ApiState::default() });
+                status.last_state = Some(lost());
                 status.state = Some(self.waiting(container));
             }
             Outcome::Stopping | Outcome::Stopped => {
-                status.state = Some(ApiState { terminated: Some(lost), ..ApiState::default() });
+                status.state = Some(lost());
             }
         }
         status
@@ -209,6 +205,17 @@ fn terminated(instance: &Container) -> ApiState {
         signal: None,
     };
     ApiState { terminated: Some(terminated), ..ApiState::default() }
+}
+
+/// The end of a container that nobody saw.
+fn lost() -> ApiState {
+    let lost = ContainerStateTerminated {
+        reason: Some("ContainerStatusUnknown".into()),
+        message: Some("The container could not be located when the pod was terminated".into()),
+        exit_code: 137,
+        ..ContainerStateTerminated::default()
+    };
+    ApiState { terminated: Some(lost), ..ApiState::default() }
 }
 
 fn terminated_unknown(instance: &Container) -> ApiState {
