@@ -19,6 +19,8 @@ pub struct CustomKind<'a> {
 pub trait OpenApiDocs: Send + Sync {
     /// `/openapi/v2`, as JSON.
     fn v2(&self, custom: &[CustomKind<'_>]) -> Bytes;
+    /// `/openapi/v2`, as gnostic's protobuf.
+    fn v2_protobuf(&self, custom: &[CustomKind<'_>]) -> Bytes;
     /// `/openapi/v3`: where the document of each group version is.
     fn v3_index(&self, custom: &[CustomKind<'_>]) -> Bytes;
     /// `/openapi/v3/api/v1`, `/openapi/v3/apis/apps/v1`: the document of `v1`, `apps/v1`.

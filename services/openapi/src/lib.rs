@@ -4,6 +4,7 @@
 //! kinds are merged in when a cluster that has some is asked; nothing of that is kept for a cluster at rest.
 
 mod facts;
+mod gnostic;
 mod kinds;
 mod paths;
 
@@ -23,6 +24,7 @@ pub struct Documents {
     /// Kind to definition name, by `group/version/Kind`.
     names: BTreeMap<String, String>,
     v2: OnceLock<Bytes>,
+    v2_protobuf: OnceLock<Bytes>,
     v3: Mutex<BTreeMap<String, Bytes>>,
 }
 
@@ -44,7 +46,7 @@ impl Documents {
                 definitions.insert(format!("{name}List"), list_definition(resource, name));
             }
         }
-        Self { resources, definitions, names, v2: OnceLock::new(), v3: Mutex::default() }
+        Self { resources, definitions, names, v2: OnceLock::new(), v2_protobuf: OnceLock::new(), v3: Mutex::default() }
     }
 
     fn name_of(&self, resource: &Resource) -> Option<String> {
@@ -141,6 +143,13 @@ impl OpenApiDocs for Documents {
             return self.v2.get_or_init(|| encode(&self.build_v2(&[]))).clone();
         }
         encode(&self.build_v2(custom))
+    }
+
+    fn v2_protobuf(&self, custom: &[CustomKind<'_>]) -> Bytes {
+        if custom.is_empty() {
+            return self.v2_protobuf.get_or_init(|| gnostic::encode(&self.build_v2(&[])).into()).clone();
+        }
+        gnostic::encode(&self.build_v2(custom)).into()
     }
 
     fn v3_index(&self, custom: &[CustomKind<'_>]) -> Bytes {

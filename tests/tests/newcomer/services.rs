@@ -92,12 +92,12 @@ pub fn reachable(world: &mut World) -> Result<()> {
     for client in ["client-1", "client-2"] {
         let mut seen = std::collections::BTreeSet::new();
         wait::until("both backends to answer", Duration::from_secs(30), || {
-            seen.insert(ns.run(&["exec", client, "--", "wget", "-q", "-T", "3", "-O", "-", "http://web"])?);
+            seen.insert(ns.run(&["exec", client, "--", "wget", "-q", "-O", "-", "http://web"])?);
             Ok((seen.len() == 2).then_some(()))
         })
         .with_context(|| format!("from {client}"))?;
         for name in ["web.services", "web.services.svc", "web.services.svc.cluster.local"] {
-            ns.run(&["exec", client, "--", "wget", "-q", "-T", "3", "-O", "-", &format!("http://{name}")])?;
+            ns.run(&["exec", client, "--", "wget", "-q", "-O", "-", &format!("http://{name}")])?;
         }
     }
     let pods = ns.get(&["pods", "-l", "app=web"])?;
@@ -130,7 +130,7 @@ pub fn reachable(world: &mut World) -> Result<()> {
         items(slices).iter().all(|s| s["endpoints"].as_array().is_none_or(Vec::is_empty))
     })?;
     wait::until("the service to refuse", Duration::from_secs(10), || {
-        let refused = ns.fails(&["exec", "client-1", "--", "wget", "-q", "-T", "3", "-O", "-", "http://web"])?;
+        let refused = ns.fails(&["exec", "client-1", "--", "wget", "-q", "-O", "-", "http://web"])?;
         Ok(refused.contains("refused").then_some(()))
     })
 }

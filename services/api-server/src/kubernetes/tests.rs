@@ -37,6 +37,10 @@ impl OpenApiDocs for NoDocs {
         Bytes::from_static(b"{}")
     }
 
+    fn v2_protobuf(&self, _custom: &[CustomKind<'_>]) -> Bytes {
+        Bytes::new()
+    }
+
     fn v3_index(&self, _custom: &[CustomKind<'_>]) -> Bytes {
         Bytes::from_static(b"{}")
     }
