@@ -60,6 +60,7 @@ pub(crate) async fn run(identity: Identity, args: NodeArgs) -> anyhow::Result<()
         provider_id: args.provider_id,
         max_pods: args.max_pods,
         data_dir: data_dir.clone(),
+        eviction_disk_percent: args.eviction_hard_nodefs_percent,
     };
     let host = Arc::new(Host {
         node: name,
@@ -75,6 +76,8 @@ pub(crate) async fn run(identity: Identity, args: NodeArgs) -> anyhow::Result<()
         services,
         cluster_dns: vec![identity.cluster_dns.clone()],
         cluster_domain: identity.cluster_domain.clone(),
+        image_gc_percent: args.image_gc_high_threshold_percent,
+        eviction_disk_percent: args.eviction_hard_nodefs_percent,
     });
     let table = PodTable::default();
     tokio::spawn(serve(inbound, Arc::new(Kubelet::new(Arc::clone(&host), table.clone()))));

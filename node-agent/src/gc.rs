@@ -18,8 +18,6 @@ const EVERY: Duration = Duration::from_secs(10);
 /// kubelet's containerLogMaxSize and containerLogMaxFiles.
 const LOG_BYTES: u64 = 10 << 20;
 const LOG_FILES: usize = 5;
-/// kubelet's imageGCHighThresholdPercent, as free space.
-const IMAGE_GC_FREE_PERCENT: u64 = 15;
 /// kubelet's imageMinimumGCAge: what was just fetched or imported is about to be used.
 const IMAGE_GC_MINIMUM_AGE: Duration = Duration::from_secs(120);
 
@@ -57,7 +55,8 @@ async fn rotate_logs(host: &Host, table: &PodTable) {
 }
 
 fn disk_is_filling(host: &Host) -> bool {
-    free_percent(&host.data_dir).is_some_and(|free| free < IMAGE_GC_FREE_PERCENT)
+    let threshold = 100 - host.image_gc_percent.min(100);
+    free_percent(&host.data_dir).is_some_and(|free| free < threshold)
 }
 
 /// Removes images that no container has used for a while. `seen` holds since when each is known while the disk is full.
@@ -95,7 +94,7 @@ fn evict(host: &Host, table: &PodTable) {
             end(entry, format!("Usage of EmptyDir volume \"{volume}\" exceeds the limit \"{limit}\". "));
         }
     }
-    let pressure = pressure(&host.data_dir);
+    let pressure = pressure(&host.data_dir, host.eviction_disk_percent);
     let resource = match (pressure.memory, pressure.disk) {
         (true, _) => "memory",
         (false, true) => "ephemeral-storage",

@@ -95,6 +95,12 @@ struct NodeArgs {
     /// The most pods that the node takes.
     #[arg(long, default_value_t = 110)]
     max_pods: u32,
+    /// Unused images are removed when the disk is fuller than this; 100 is never.
+    #[arg(long, default_value_t = 85, value_parser = clap::value_parser!(u64).range(0..=100))]
+    image_gc_high_threshold_percent: u64,
+    /// Pods are evicted when less than this share of the disk is free; 0 is never.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=100))]
+    eviction_hard_nodefs_percent: u64,
 }
 
 fn main() -> anyhow::Result<()> {

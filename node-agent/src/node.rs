@@ -32,9 +32,8 @@ const LEASE_SECONDS: i32 = 40;
 const STATUS_EVERY: u32 = 30;
 /// kubelet lists the 50 largest.
 const IMAGES: usize = 50;
-/// kubelet's hard eviction thresholds: 100 MiB of memory, 10 % of the disk.
+/// kubelet's hard eviction threshold: 100 MiB of memory.
 const MEMORY_LOW: i64 = 100 << 20;
-const DISK_LOW_PERCENT: u64 = 10;
 
 /// What the machine has.
 #[derive(Debug, Clone, Default)]
@@ -79,6 +78,8 @@ pub(crate) struct NodeOptions {
     pub(crate) provider_id: Option<String>,
     pub(crate) max_pods: u32,
     pub(crate) data_dir: PathBuf,
+    /// The share of the disk that must be free; below it the node is under disk pressure.
+    pub(crate) eviction_disk_percent: u64,
 }
 
 /// Whether disk or memory run out, for eviction.
@@ -96,9 +97,10 @@ pub(crate) fn free_percent(path: &std::path::Path) -> Option<u64> {
     (disk.f_bavail * 100).checked_div(usable)
 }
 
-pub(crate) fn pressure(data_dir: &std::path::Path) -> Pressure {
+/// `disk_percent` is how much of the disk must be free.
+pub(crate) fn pressure(data_dir: &std::path::Path, disk_percent: u64) -> Pressure {
     let available = meminfo("MemAvailable");
-    let disk = free_percent(data_dir).is_some_and(|free| free < DISK_LOW_PERCENT);
+    let disk = free_percent(data_dir).is_some_and(|free| free < disk_percent);
     Pressure { memory: available > 0 && available < MEMORY_LOW, disk }
 }
 
@@ -234,7 +236,7 @@ async fn heartbeat(
     if let NetStatus::NotReady(why) = &*net.borrow() {
         health.network_error.get_or_insert_with(|| format!("the node's network is not ready: {why}"));
     }
-    let pressure = pressure(&options.data_dir);
+    let pressure = pressure(&options.data_dir, options.eviction_disk_percent);
     (health.memory_pressure, health.disk_pressure) = (pressure.memory, pressure.disk);
     let images = cri.image_list().await.unwrap_or_default();
     let mut images: Vec<ContainerImage> = images

@@ -76,6 +76,7 @@ pub(crate) async fn run(args: SimulatedArgs) -> anyhow::Result<()> {
             provider_id: None,
             max_pods: args.max_pods,
             data_dir: PathBuf::new(),
+            eviction_disk_percent: 0,
         };
         let machine = Machine { cpus: args.cpus, memory: args.memory_gib << 30, disk: 100 << 30 };
         tasks.spawn(async move {

@@ -51,6 +51,10 @@ pub(crate) struct Host {
     pub(crate) services: watch::Receiver<Set<Service>>,
     pub(crate) cluster_dns: Vec<String>,
     pub(crate) cluster_domain: String,
+    /// Unused images go when more than this share of the disk is used.
+    pub(crate) image_gc_percent: u64,
+    /// Pods go when less than this share of the disk is free.
+    pub(crate) eviction_disk_percent: u64,
 }
 
 impl Host {
