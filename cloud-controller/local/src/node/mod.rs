@@ -257,6 +257,9 @@ impl LocalNode {
             ("--cri-socket", format!("unix://{}", paths.socket_text())),
             ("--cni-conf-dir", paths.cni_conf.display().to_string()),
             ("--cgroup-root", self.cloud.cgroup_root(self.name())),
+            // The disk is the developer's, and imported images cannot be fetched again.
+            ("--image-gc-high-threshold-percent", "100".to_owned()),
+            ("--eviction-hard-nodefs-percent", "0".to_owned()),
         ];
         let program = program.display().to_string();
         let mut arguments = self.enter([program.as_str()]);
