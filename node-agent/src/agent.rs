@@ -26,12 +26,15 @@ use crate::{NodeArgs, events, gc, node, watching};
 
 /// Connecting to what the control plane wants to reach from here.
 const DIAL: Duration = Duration::from_secs(10);
+/// An agent that was told to stop is gone in less.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs until SIGTERM or SIGINT. Containers go on without the agent.
 pub(crate) async fn run(identity: Identity, args: NodeArgs) -> anyhow::Result<()> {
     let name = identity.node_name.clone();
     let data_dir = std::path::absolute(&args.data_dir)?;
     std::fs::create_dir_all(data_dir.join("pods"))?;
+    let _lock = lock(&data_dir).await?;
     let machine = Machine::look(&data_dir)?;
     let ip = match args.node_ip {
         Some(ip) => ip,
@@ -120,6 +123,22 @@ fn start_net(
     tokio::spawn(join_view(services, slices, nodes, view_tx));
     tokio::spawn(galley_node_net::run(config, view_rx, Arc::new(link), status, std::future::pending::<()>()));
     Ok(())
+}
+
+/// Two agents of one node would take the connection from each other for ever: the second waits for the first to end, a while.
+async fn lock(data_dir: &Path) -> anyhow::Result<std::fs::File> {
+    let path = data_dir.join("agent.lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("open {}", path.display()))?;
+    let deadline = tokio::time::Instant::now() + LOCK_LIMIT;
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => return Err(error).with_context(|| format!("another agent runs on {}", data_dir.display())),
+        }
+    }
 }
 
 /// Answers the streams that the control plane opens.
