@@ -376,4 +376,53 @@ mod tests {
         let command: Vec<String> = pairs(query).filter(|(k, _)| k == "command").map(|(_, v)| v).collect();
         assert_eq!(command, ["sh", "-c", "echo \"a&b\""]);
     }
+
+    fn status(state: Value) -> ContainerStatus {
+        serde_json::from_value(json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 1,
+            "state": state}))
+        .unwrap()
+    }
+
+    fn instance(attempt: u32, state: ContainerState) -> Container {
+        Container {
+            id: format!("c-{attempt}"),
+            sandbox_id: String::new(),
+            name: "c".into(),
+            attempt,
+            state,
+            image: String::new(),
+            image_id: String::new(),
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            started_at: None,
+            finished_at: None,
+            exit_code: 1,
+            reason: String::new(),
+            message: String::new(),
+            spec_hash: 0,
+            restart_delay: 0,
+            log_path: String::new(),
+        }
+    }
+
+    #[test]
+    fn previous_logs_are_of_the_last_state() {
+        let crashed = ObservedPod {
+            sandboxes: Vec::new(),
+            containers: vec![instance(0, ContainerState::Exited), instance(1, ContainerState::Exited)],
+        };
+        let of =
+            |observed: &ObservedPod, state: Value| previous(observed, Some(&status(state)), "c").map(|c| c.attempt);
+        assert_eq!(of(&crashed, json!({"waiting": {"reason": "CrashLoopBackOff"}})), Some(1));
+        assert_eq!(of(&crashed, json!({"terminated": {"exitCode": 1}})), Some(0));
+        let first = ObservedPod { sandboxes: Vec::new(), containers: vec![instance(0, ContainerState::Running)] };
+        assert_eq!(of(&first, json!({"running": {}})), None);
+    }
+
+    #[test]
+    fn a_container_without_a_log_says_what_it_waits_for() {
+        let text = why_no_log(Some(&status(json!({"waiting": {"reason": "ImagePullBackOff"}}))), "c", "p");
+        assert_eq!(text, "container \"c\" in pod \"p\" is waiting to start: trying and failing to pull image");
+        let text = why_no_log(Some(&status(json!({"waiting": {"reason": "PodInitializing"}}))), "c", "p");
+        assert_eq!(text, "container \"c\" in pod \"p\" is waiting to start: PodInitializing");
+    }
 }

@@ -199,3 +199,68 @@ pub(super) async fn grpc(target: &Target, action: &GRPCAction, limit: Duration) 
     let timeout = format!("timeout: failed to connect service \"{host}:{port}\" within {}s", limit.as_secs());
     tokio::time::timeout(limit, asked).await.map_err(|_| timeout)?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    fn target() -> Target {
+        Target { container_id: String::new(), ip: Some("127.0.0.1".into()), ports: Vec::new() }
+    }
+
+    /// Answers one HTTP request with a status line; what it was asked.
+    async fn answering(status: &'static str) -> (u16, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let task = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = vec![0; 4096];
+            let n = stream.read(&mut asked).await.unwrap();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nok");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&asked[..n]).into_owned()
+        });
+        (port, task)
+    }
+
+    fn get(port: u16) -> HTTPGetAction {
+        serde_json::from_value(serde_json::json!({"path": "health?x=1", "port": port,
+            "httpHeaders": [{"name": "X-Own", "value": "v"}]}))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_http_probe_succeeds_below_400_and_says_who_asks() {
+        let (port, asked) = answering("302 Found").await;
+        assert_eq!(http_get(&target(), &get(port), LIMIT).await, Ok("ok".into()));
+        let asked = asked.await.unwrap().to_lowercase();
+        assert!(asked.starts_with("get /health?x=1 http/1.1\r\n"), "{asked}");
+        assert!(asked.contains("user-agent: kube-probe/1.36") && asked.contains("x-own: v"), "{asked}");
+        let (port, _) = answering("503 Service Unavailable").await;
+        let failed = http_get(&target(), &get(port), LIMIT).await;
+        assert_eq!(failed, Err("HTTP probe failed with statuscode: 503".into()));
+    }
+
+    #[tokio::test]
+    async fn a_probe_of_a_closed_port_says_refused() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let socket = TCPSocketAction { host: None, port: IntOrString::Int(port.into()) };
+        assert_eq!(tcp(&target(), &socket, LIMIT).await, Ok(String::new()));
+        drop(listener);
+        let refused = format!("dial tcp 127.0.0.1:{port}: connect: connection refused");
+        assert_eq!(tcp(&target(), &socket, LIMIT).await, Err(refused));
+    }
+
+    #[test]
+    fn ports_are_found_by_name() {
+        let named = Target { ports: vec![("web".into(), 8080)], ..target() };
+        assert_eq!(named.port(&IntOrString::String("web".into())), Ok(8080));
+        assert_eq!(named.port(&IntOrString::Int(9)), Ok(9));
+        assert!(named.port(&IntOrString::String("other".into())).is_err());
+    }
+}
