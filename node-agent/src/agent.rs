@@ -84,7 +84,7 @@ pub(crate) async fn run(identity: Identity, args: NodeArgs) -> anyhow::Result<()
     });
     let table = PodTable::default();
     tokio::spawn(serve(inbound, Arc::new(Kubelet::new(Arc::clone(&host), table.clone()))));
-    tokio::spawn(node::keep(client, options, machine, cri, net_rx));
+    tokio::spawn(node::keep(client, options, machine, cri, net_rx, events));
     tokio::spawn(gc::keep(Arc::clone(&host), table.clone()));
     tokio::spawn(Manager::new(host, table).run(pods));
 

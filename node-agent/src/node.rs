@@ -23,6 +23,7 @@ use kube::api::{Api, PostParams};
 use tokio::sync::watch;
 
 use crate::api::{is_conflict, is_not_found};
+use crate::events::Events;
 
 /// What the agent tells Kubernetes it is.
 pub(crate) const KUBELET_VERSION: &str = "v1.36.0";
@@ -188,10 +189,18 @@ pub(crate) async fn keep(
     machine: Machine,
     cri: Cri,
     net: watch::Receiver<NetStatus>,
+    events: Events,
 ) {
+    events.node(&options.name, false, "Starting", "Starting kubelet.".into());
+    let mut was_ready = None;
     tokio::spawn(keep_lease(client.clone(), options.name.clone()));
     let api: Api<Node> = Api::all(client);
     let mut net = net;
+    // An agent that was restarted must not report its node unready for the moment that its own network takes to start.
+    if api.get(&options.name).await.is_ok_and(|node| is_ready(&node)) {
+        let ready = net.wait_for(|status| *status == NetStatus::Ready);
+        let _ = tokio::time::timeout(HEARTBEAT, ready).await;
+    }
     let mut beats = 0;
     loop {
         let mut ready = false;
@@ -204,6 +213,10 @@ pub(crate) async fn keep(
                 continue;
             }
         }
+        if was_ready.replace(ready) != Some(ready) {
+            let (reason, status) = if ready { ("NodeReady", "NodeReady") } else { ("NodeNotReady", "NodeNotReady") };
+            events.node(&options.name, false, reason, format!("Node {} status is now: {status}", options.name));
+        }
         // Before the node is ready, look often: pods wait for it.
         let wait = if ready { HEARTBEAT } else { Duration::from_millis(500) };
         tokio::select! {
@@ -211,6 +224,11 @@ pub(crate) async fn keep(
             Ok(()) = net.changed() => {}
         }
     }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 async fn heartbeat(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use galley_node_plan::image::Credential;
+use galley_node_plan::qos::CgroupLimits;
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
@@ -12,6 +13,7 @@ use k8s_cri::v1::{self as cri, ContainerConfig, PodSandboxConfig};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::container::resources;
 use crate::error::CriError;
 
 /// Lists, statuses: answered from the runtime's memory.
@@ -214,10 +216,10 @@ impl Cri {
     }
 
     /// Changes the cgroup numbers of a running container.
-    pub async fn update_resources(&self, id: &str, limits: cri::LinuxContainerResources) -> Result<(), CriError> {
+    pub async fn resize(&self, id: &str, limits: &CgroupLimits) -> Result<(), CriError> {
         let request = cri::UpdateContainerResourcesRequest {
             container_id: id.into(),
-            linux: Some(limits),
+            linux: Some(resources(limits)),
             windows: None,
             annotations: HashMap::new(),
         };

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use galley_node_cri::{ResolvConf, SandboxInputs, hosts_file, log_directory, sandbox_config};
-use galley_node_plan::qos::{pod_limits, qos_class};
-use galley_node_plan::{Action, Failure, ObservedPod, Step, VolumesState, WaitingReason, pull_delay};
+use galley_node_plan::qos::{container_limits, pod_limits, qos_class};
+use galley_node_plan::{Action, ContainerState, Failure, ObservedPod, Step, VolumesState, WaitingReason, pull_delay};
 use galley_types::{Clock, SystemClock};
 use jiff::{SignedDuration, Timestamp};
 use k8s_cri::v1::PodSandboxConfig;
@@ -124,6 +124,32 @@ impl Worker {
         }
         if let Err(message) = self.bring_volumes(pod, observed, now).await {
             tracing::debug!(message, "volumes are not brought up to date");
+        }
+    }
+
+    /// Gives running containers the resources that the spec has now (`pods/resize`). What an instance was made with is what the
+    /// spec said when this agent first saw it.
+    pub(super) async fn resize(&mut self, pod: &Pod, observed: &ObservedPod) {
+        let Some(spec) = &pod.spec else { return };
+        self.limits.retain(|id, _| observed.containers.iter().any(|c| c.id == *id));
+        for instance in observed.containers.iter().filter(|c| c.state == ContainerState::Running) {
+            let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+            let Some(container) = all.find(|c| c.name == instance.name) else { continue };
+            let wanted = container_limits(spec, container, self.host.machine.memory);
+            let has = *self.limits.entry(instance.id.clone()).or_insert(wanted);
+            if has == wanted {
+                continue;
+            }
+            if let Err(error) = self.host.cgroups.pod_create(qos_class(spec), &self.uid, &pod_limits(spec)) {
+                tracing::warn!(%error, "a pod is not resized");
+            }
+            match self.host.cri.resize(&instance.id, &wanted).await {
+                Ok(()) => {
+                    tracing::info!(container = instance.name, ?wanted, "a container is resized");
+                    self.limits.insert(instance.id.clone(), wanted);
+                }
+                Err(error) => tracing::warn!(error = error.message(), "a container is not resized"),
+            }
         }
     }
 

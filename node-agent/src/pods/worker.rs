@@ -1,9 +1,11 @@
 //! One pod's worker: observe, plan, apply, report, wait.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use galley_node_plan::probe::{ProbeKind, Verdict};
+use galley_node_plan::qos::CgroupLimits;
 use galley_node_plan::{
     ContainerState, Ending, Kind, Memory, ObservedPod, Outcome, ProbeVerdict, container_kind, pod_plan, pod_status,
 };
@@ -65,6 +67,8 @@ pub(super) struct Worker {
     pub(super) tokens: Tokens,
     pub(super) mount_failures: u32,
     pub(super) refreshed: Timestamp,
+    /// Container id -> the cgroup numbers that it has.
+    pub(super) limits: HashMap<String, CgroupLimits>,
     probes: Probes,
     reporter: Reporter,
     last: Option<PodStatus>,
@@ -94,6 +98,7 @@ impl Worker {
             tokens: Tokens::default(),
             mount_failures: 0,
             refreshed: Timestamp::UNIX_EPOCH,
+            limits: HashMap::new(),
             reporter,
             last: None,
         }
@@ -139,6 +144,7 @@ impl Worker {
             }
             if plan.outcome == Outcome::Running {
                 self.refresh_volumes(&basis, &observed, now).await;
+                self.resize(&basis, &observed).await;
             }
             self.wait(plan.recheck_at, &observed, now).await;
         }
