@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use galley_cloud_local::{LocalCloud, LocalNode, oci};
 use galley_harness::{Installation, Kubectl, Options};
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// The image of the tests' containers: busybox.
 pub const BUSYBOX: &str = "galley.dev/busybox:1";
@@ -22,8 +21,8 @@ pub struct World {
     pub kubectl: Kubectl,
     /// The nodes.
     pub nodes: Vec<LocalNode>,
-    /// Files of this test.
-    pub directory: TempDir,
+    /// Files of this test. A fixed place, so that a run finds what an earlier one left when it was killed.
+    pub directory: PathBuf,
 }
 
 /// Where cargo puts the product's binaries: beside this test's `deps` directory.
@@ -36,8 +35,8 @@ pub fn binaries() -> Result<PathBuf> {
 impl World {
     /// An installation with a first cluster. `prefix` and `network` keep its names and addresses apart from others'.
     pub fn start(prefix: &str, network: u8, server_arguments: &[&str]) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("galley-").tempdir()?;
-        let root = directory.path().to_owned();
+        let directory = std::env::temp_dir().join(format!("galley-test-{prefix}"));
+        let root = directory.clone();
         let galley = Installation::new(Options {
             cloud: LocalCloud::of_prefix(prefix, network, root.join("cloud")),
             binaries: binaries()?,
@@ -48,7 +47,8 @@ impl World {
             root,
         });
         // What an earlier run left when it was killed.
-        galley.stop(false)?;
+        galley.stop(true)?;
+        std::fs::create_dir_all(&directory)?;
         let started = Started { galley: &galley, keep: false };
         galley.database_start()?;
         galley.server_start()?;
@@ -83,7 +83,7 @@ impl World {
         let client = client_image()?;
         let mut paths = Vec::new();
         for (name, archive) in [("busybox.tar", busybox), ("client.tar", client)] {
-            let path = self.directory.path().join(name);
+            let path = self.directory.join(name);
             std::fs::write(&path, archive)?;
             paths.push(path);
         }
@@ -106,8 +106,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         if std::env::var_os("GALLEY_TEST_KEEP").is_some() {
-            eprintln!("kept: {}", self.directory.path().display());
-            self.directory.disable_cleanup(true);
+            eprintln!("kept: {}", self.directory.display());
             return;
         }
         if let Err(error) = self.galley.stop(true) {

@@ -59,7 +59,7 @@ pub fn manifests(world: &mut World) -> Result<()> {
     let changed = ns.fails(&["patch", "configmap", "fixed", "-p", r#"{"data":{"a":"b"}}"#])?;
     contains(&changed, "field is immutable when `immutable` is set")?;
     // Larger than 3 MiB.
-    let path = world.directory.path().join("large.json");
+    let path = world.directory.join("large.json");
     let data = "x".repeat(3 * 1024 * 1024);
     std::fs::write(
         &path,

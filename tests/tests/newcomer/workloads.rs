@@ -36,7 +36,7 @@ spec:
   containers:
   - name: main
     image: galley.dev/busybox:1
-    command: [sh, -c, "mkdir -p /www && echo up > /www/index.html && exec httpd -f -p 8080 -h /www"]
+    command: [sh, -c, "mkdir -p /www && echo up > /www/index.html && httpd -p 8080 -h /www && trap 'exit 5' TERM && while true; do sleep 0.2; done"]
     ports: [{containerPort: 8080, name: http}]
     env:
     - {name: COLOUR, valueFrom: {configMapKeyRef: {name: settings, key: colour}}}

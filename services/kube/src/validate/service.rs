@@ -39,7 +39,7 @@ pub(super) fn service(errors: &mut Errors, object: &Value, old: Option<&Value>) 
         }
         _ => {}
     }
-    ports(errors, spec, headless, &path);
+    ports(errors, spec, &path);
     errors.labels(&path.field("selector"), spec.at("selector"));
     if spec.text("sessionAffinity").is_empty() {
         errors.required(&path.field("sessionAffinity"), "");
@@ -59,7 +59,7 @@ pub(super) fn service(errors: &mut Errors, object: &Value, old: Option<&Value>) 
     }
 }
 
-fn ports(errors: &mut Errors, spec: &Value, headless: bool, path: &Path<'_>) {
+fn ports(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
     let list = spec.list("ports");
     let kind = spec.text("type");
     let path = path.field("ports");
@@ -84,10 +84,7 @@ fn ports(errors: &mut Errors, spec: &Value, headless: bool, path: &Path<'_>) {
         if let Some(protocol) = port.at("appProtocol").as_str() {
             errors.named(&path.field("appProtocol"), protocol, names::qualified_name(protocol));
         }
-        if headless && port.at("targetPort").is_i64() && port.at("targetPort") != port.at("port") {
-            let detail = "must be equal to the value of 'port' when clusterIP = None";
-            errors.invalid(&path.field("targetPort"), port.at("targetPort").clone(), detail);
-        }
+        // A headless Service's targetPort has no effect where it differs from the port; v1 tolerates it.
         if let Some(node_port) = port.int("nodePort").filter(|p| *p != 0) {
             if matches!(kind, "ClusterIP" | "ExternalName") {
                 let detail = format!("may not be used when `type` is '{kind}'");
