@@ -90,7 +90,9 @@ fn forward(world: &World) -> Result<()> {
         .args(["-n", "streams", "port-forward", "pod/p", ":8080"])
         .stdout(Stdio::piped())
         .spawn()?;
-    let line = BufReader::new(forward.stdout.take().context("output")?).lines().next().context("a line")??;
+    // Read to the end of its life: kubectl ends when nobody takes what it prints.
+    let mut lines = BufReader::new(forward.stdout.take().context("output")?).lines();
+    let line = lines.next().context("a line")??;
     let port: u16 = line
         .split("127.0.0.1:")
         .nth(1)
@@ -108,6 +110,7 @@ fn forward(world: &World) -> Result<()> {
     }
     forward.kill()?;
     forward.wait()?;
+    drop(lines);
     answers.iter().try_for_each(|answer| contains(answer, "forwarded"))
 }
 

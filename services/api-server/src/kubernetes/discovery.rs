@@ -41,7 +41,8 @@ pub fn answer(call: &Call, request: &Request<Body>, style: Style) -> Result<Resp
         ["healthz" | "livez" | "readyz", ..] => Ok(health(call, &segments, request)),
         ["openapi", "v2"] => {
             let custom = call.api.custom_resources();
-            if header(headers, &ACCEPT).contains(GNOSTIC_V2) {
+            let accept = header(headers, &ACCEPT);
+            if accept.contains(GNOSTIC_V2_ASKED) || accept.contains(GNOSTIC_V2) {
                 let mut response = document(headers, call.openapi.v2_protobuf(&kinds(&custom)));
                 response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(GNOSTIC_V2));
                 return Ok(response);
@@ -61,8 +62,9 @@ pub fn answer(call: &Call, request: &Request<Body>, style: Style) -> Result<Resp
     }
 }
 
-/// The form of OpenAPI v2 that kubectl asks for.
-const GNOSTIC_V2: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The form of OpenAPI v2 that kubectl asks for. Its `@` is no character of a media type, so the answer names it another way.
+const GNOSTIC_V2_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const GNOSTIC_V2: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {
     let accept = header(headers, &ACCEPT);
