@@ -65,12 +65,12 @@ impl View<'_> {
                     previous = Some(latest);
                     reason
                 }
-                None => terminated(latest),
+                None => once_reported(before, latest),
             },
         };
         status.state = Some(state);
         status.last_state = match previous {
-            Some(previous) => Some(terminated(previous)),
+            Some(previous) => Some(once_reported(before, previous)),
             None => before.and_then(|b| self.kept_last_state(b, latest)),
         };
         if latest.state == ContainerState::Running {
@@ -205,6 +205,14 @@ fn terminated(instance: &Container) -> ApiState {
         signal: None,
     };
     ApiState { terminated: Some(terminated), ..ApiState::default() }
+}
+
+/// An end does not change: what was reported of it stays, also when its message file has gone with the pod's volumes.
+fn once_reported(before: Option<&ContainerStatus>, instance: &Container) -> ApiState {
+    let id = format!("containerd://{}", instance.id);
+    let reported = before.into_iter().flat_map(|b| [&b.state, &b.last_state]).flatten();
+    let mut ends = reported.filter(|s| s.terminated.as_ref().is_some_and(|t| t.container_id.as_deref() == Some(&id)));
+    ends.next().cloned().unwrap_or_else(|| terminated(instance))
 }
 
 /// The end of a container that nobody saw.

@@ -153,3 +153,20 @@ fn restart_counts_survive_the_loss_of_every_instance() {
     assert_eq!(c.restart_count, 4);
     assert!(c.state.as_ref().unwrap().waiting.is_some());
 }
+
+#[test]
+fn a_termination_message_stays_when_its_file_is_gone() {
+    let mut p = pod("job", vec![container("app")]);
+    p.spec.as_mut().unwrap().restart_policy = Some("Never".into());
+    let mut ended = exited("app", 0, 0);
+    ended.message = "done".into();
+    let message = |status: &PodStatus| {
+        let c = &status.container_statuses.as_ref().unwrap()[0];
+        c.state.as_ref().unwrap().terminated.as_ref().unwrap().message.clone()
+    };
+    let first = status_of(&p, vec![ended.clone()], &memory(&[]), 5);
+    assert_eq!(message(&first).as_deref(), Some("done"));
+    p.status = Some(first);
+    ended.message.clear();
+    assert_eq!(message(&status_of(&p, vec![ended], &memory(&[]), 9)).as_deref(), Some("done"));
+}
