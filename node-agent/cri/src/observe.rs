@@ -185,7 +185,8 @@ fn container(status: cri::ContainerStatus, sandbox_id: &str) -> Container {
         image: status.image.map(|i| i.image).unwrap_or_default(),
         image_id: status.image_ref,
         created_at: time(status.created_at).unwrap_or(Timestamp::UNIX_EPOCH),
-        started_at: time(status.started_at),
+        // containerd notes the start when its call returns: a process that was quicker has ended 'before' it.
+        started_at: time(status.started_at).map(|at| time(status.finished_at).map_or(at, |end| end.min(at))),
         finished_at: time(status.finished_at),
         exit_code: status.exit_code,
         reason: status.reason,
