@@ -8,7 +8,7 @@ use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use tokio::sync::watch;
 
 use super::worker::Intent;
-use crate::api::{is_conflict, is_not_found};
+use crate::api::{is_conflict, is_not_found, is_refused};
 
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -114,6 +114,10 @@ async fn write(
                         Err(_) => tokio::time::sleep(RETRY).await,
                     }
                     continue;
+                }
+                // The next status may be taken; a pod that has ended must go in any case.
+                Err(error) if is_refused(&error) => {
+                    tracing::error!(pod = name, %namespace, %error, "a pod's status is refused");
                 }
                 Err(error) => {
                     tracing::warn!(pod = name, %namespace, %error, "a pod's status is not written");
