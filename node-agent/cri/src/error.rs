@@ -3,14 +3,6 @@
 /// A failed CRI call.
 #[derive(Debug, thiserror::Error)]
 pub enum CriError {
-    /// The socket does not answer.
-    #[error("container runtime at {socket} cannot be reached")]
-    Connect {
-        /// Path of the socket.
-        socket: String,
-        #[source]
-        source: tonic::transport::Error,
-    },
     /// The runtime refused or failed; its message is for users.
     #[error("{call}({subject}): {}", source.message())]
     Call {
@@ -36,7 +28,7 @@ impl CriError {
     pub fn is_not_found(&self) -> bool {
         match self {
             Self::Call { source, .. } => source.code() == tonic::Code::NotFound,
-            Self::Connect { .. } | Self::Incomplete { .. } => false,
+            Self::Incomplete { .. } => false,
         }
     }
 
@@ -46,7 +38,7 @@ impl CriError {
             Self::Call { source, .. } => {
                 format!("rpc error: code = {:?} desc = {}", source.code(), source.message())
             }
-            Self::Connect { .. } | Self::Incomplete { .. } => self.to_string(),
+            Self::Incomplete { .. } => self.to_string(),
         }
     }
 
@@ -54,7 +46,7 @@ impl CriError {
     pub fn detail(&self) -> String {
         match self {
             Self::Call { source, .. } => source.message().to_owned(),
-            Self::Connect { .. } | Self::Incomplete { .. } => self.to_string(),
+            Self::Incomplete { .. } => self.to_string(),
         }
     }
 }

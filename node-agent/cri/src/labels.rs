@@ -19,8 +19,6 @@ pub const RESTART_DELAY: &str = "galley.dev/restart-delay";
 pub const TERMINATION_FILE: &str = "galley.dev/termination-message-file";
 /// `File` or `FallbackToLogsOnError`.
 pub const TERMINATION_POLICY: &str = "galley.dev/termination-message-policy";
-/// preStop's JSON, for pods that the API server has forgotten.
-pub const GRACE: &str = "galley.dev/grace-period";
 
 /// The labels of a pod's sandbox.
 pub fn of_pod(pod: &Pod, node: &str) -> HashMap<String, String> {

@@ -76,10 +76,7 @@ pub fn sandbox_config(pod: &Pod, inputs: &SandboxInputs) -> cri::PodSandboxConfi
         )),
         port_mappings: port_mappings(spec),
         labels: labels::of_pod(pod, &inputs.node),
-        annotations: HashMap::from([(
-            labels::GRACE.to_owned(),
-            spec.termination_grace_period_seconds.unwrap_or(30).to_string(),
-        )]),
+        annotations: HashMap::new(),
         linux: Some(linux(spec, inputs)),
         windows: None,
     }
