@@ -66,7 +66,8 @@ impl World {
     pub fn run_with(&self, api: ClusterApi, controllers: fn() -> Vec<Box<dyn Controller>>, stop: CancellationToken) {
         let apis: ApiSource = Arc::new(move |_: Arc<ClusterStore>| api.clone());
         let backoff = Backoff { base: Duration::from_millis(5), max: Duration::from_millis(200) };
-        let config = Config { backoff, wake_every: Duration::from_millis(50), controllers };
+        let wake_every = Duration::from_millis(50);
+        let config = Config { backoff, wake_every, controllers, ..Config::default() };
         tokio::spawn(run(self.store.clone(), apis, config, stop));
     }
 
