@@ -50,12 +50,11 @@ pub fn up(arguments: &UpArguments) -> Result<()> {
     packages::ensure(packages::For::Running)?;
     step("building", || {
         let mut build = crate::cargo()?;
-        build.args(["build", "--quiet"]);
+        // As `test` builds: cargo chooses dependencies' features for all that it builds at once, and another choice would
+        // compile them again.
+        build.args(["build", "--quiet", "--workspace", "--bins"]);
         if arguments.release {
             build.arg("--release");
-        }
-        for package in ["galley-server", "galley-cli", "galley-cloud-controller", "galley-node-agent"] {
-            build.args(["--package", package]);
         }
         crate::run(&mut build)
     })?;
