@@ -19,8 +19,16 @@ struct Bench {
     galley: Installation,
     etcd: Daemon,
     binaries: PathBuf,
-    token: String,
+    /// Where most work goes.
+    main: Access,
+    /// Placing pods has a cluster of its own: pods of other work would be placed as well as soon as there are nodes.
+    placing: Access,
+}
+
+/// A cluster's API and a token with every right.
+struct Access {
     server: String,
+    token: String,
 }
 
 /// Measures and prints.
@@ -57,10 +65,8 @@ impl Bench {
     fn start(galley: Installation, etcd: Daemon, binaries: PathBuf, root: &Path) -> Result<Self> {
         galley.database_start()?;
         galley.server_start()?;
-        let kubectl = galley.cluster("bench")?;
-        let token = token(&kubectl)?;
-        let list: Value = serde_json::from_str(&galley.galley(&["cluster", "get", "bench", "-o", "json"])?)?;
-        let server = format!("{}/clusters/{}", galley.url(), list["id"].as_str().context("id")?);
+        let main = Access::new(&galley, "bench")?;
+        let placing = Access::new(&galley, "placing")?;
         let mut command = Command::new("etcd");
         command.arg("--data-dir").arg(root.join("etcd")).args([
             "--listen-client-urls=http://127.0.0.1:16379",
@@ -74,7 +80,7 @@ impl Bench {
             let output = Command::new("curl").args(["-sf", "http://127.0.0.1:16379/health"]).output()?;
             Ok(output.status.success().then_some(()))
         })?;
-        Ok(Self { galley, etcd, binaries, token, server })
+        Ok(Self { galley, etcd, binaries, main, placing })
     }
 
     /// One run of the load generator: its line.
@@ -84,7 +90,8 @@ impl Bench {
             command.args(["--server", "http://127.0.0.1:16379"]);
             command.arg("--process").arg(format!("server={}", self.etcd.pid().context("etcd has died")?));
         } else {
-            command.args(["--server", &self.server, "--token", &self.token]);
+            let access = if arguments[0] == "schedule" { &self.placing } else { &self.main };
+            command.args(["--server", &access.server, "--token", &access.token]);
             let server = self.galley.server().pid().context("the server has died")?;
             command.arg("--process").arg(format!("server={server}"));
             if let Some(postgres) = self.galley.postgres().daemon().pid() {
@@ -213,6 +220,15 @@ fn row(label: &str, line: &Value, rate: &str, per: &str, base: f64) {
         cpu("postgres"),
         line["server_rss_mb"]
     );
+}
+
+impl Access {
+    fn new(galley: &Installation, name: &str) -> Result<Self> {
+        let kubectl = galley.cluster(name)?;
+        let cluster: Value = serde_json::from_str(&galley.galley(&["cluster", "get", name, "-o", "json"])?)?;
+        let server = format!("{}/clusters/{}", galley.url(), cluster["id"].as_str().context("id")?);
+        Ok(Self { server, token: token(&kubectl)? })
+    }
 }
 
 /// A token with every right, long enough for the run.
