@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use galley_node_cri::logs::{self, LogOptions};
+use galley_node_cri::messages::{AttachRequest, ExecRequest};
 use galley_node_plan::{Container, ContainerState, ObservedPod};
 use galley_streams::{CommandOptions, Duplex, RemoteCommand, serve_port_forward, serve_remote_command};
 use galley_tunnel::TunnelStream;
@@ -18,7 +19,6 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use jiff::SignedDuration;
-use k8s_cri::v1::{AttachRequest, ExecRequest};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;

@@ -6,7 +6,7 @@ mod packages;
 mod test;
 mod up;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -78,9 +78,9 @@ fn main() -> Result<()> {
     }
 }
 
-/// The workspace's root.
+/// The workspace's root, of the checkout that is being run: several may share a target directory, and with it this binary.
 fn root() -> Result<PathBuf> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     Ok(here.parent().context("the workspace's root")?.to_owned())
 }
 

@@ -26,5 +26,7 @@ pub use container::{ContainerInputs, MountSpec, Propagation, command_line, conta
 pub use dns::{ResolvConf, dns_config};
 pub use error::CriError;
 pub use identity::{IdentityError, ImageUser, run_as};
+/// The messages of CRI v1.
+pub use k8s_cri::v1 as messages;
 pub use observe::{Inventory, PodIdentity, Seen};
 pub use sandbox::{SandboxInputs, hostname, hosts_file, log_directory, sandbox_config};

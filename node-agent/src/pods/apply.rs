@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use galley_node_cri::messages::PodSandboxConfig;
 use galley_node_cri::{ResolvConf, SandboxInputs, hosts_file, log_directory, sandbox_config};
 use galley_node_plan::qos::{container_limits, pod_limits, qos_class};
 use galley_node_plan::{Action, ContainerState, Failure, ObservedPod, Step, VolumesState, WaitingReason, pull_delay};
 use galley_types::{Clock, SystemClock};
 use jiff::{SignedDuration, Timestamp};
-use k8s_cri::v1::PodSandboxConfig;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::kill;

@@ -109,7 +109,7 @@ impl Worker {
         &mut self,
         pod: &Pod,
         container: &Container,
-        sandbox: k8s_cri::v1::PodSandboxConfig,
+        sandbox: galley_node_cri::messages::PodSandboxConfig,
     ) -> Result<Option<ImageInfo>, NotStarted> {
         let host = std::sync::Arc::clone(&self.host);
         let tell = |warning: bool, reason: &'static str, message: String| {
