@@ -17,8 +17,10 @@ pub struct StoreConfig {
     /// Names this process in lease rows. The same name after a restart takes its shards back at once, so it must be unique
     /// among running processes and should survive a restart.
     pub holder: String,
+    /// `HOST:PORT` at which other replicas reach this one; empty for a process that is alone.
+    pub address: String,
     /// How many shards there are. Each is one writer: its commits are serial, and commits of several shards share disk
-    /// syncs. Four keep a small Postgres' cores busy while batches stay large; an idle shard costs a task and a lease row.
+    /// syncs. Twelve are even shares for one, two, three, four and six replicas; an idle shard costs a task and a lease row.
     /// May grow (new clusters spread over all), never shrink.
     pub shards: u32,
     /// How long changes stay resumable.
@@ -27,6 +29,9 @@ pub struct StoreConfig {
     pub lease: Duration,
     /// How often leases are renewed; at most a third of `lease`, so that two lost renewals are survived.
     pub lease_renewal: Duration,
+    /// How old a replica must be before others hand shards over to it: one that keeps crashing should take none down with
+    /// it. Shards that nobody has go to a young one too.
+    pub settle: Duration,
     /// What may stay in memory.
     pub cache: CacheLimits,
     /// How often a watch says how far it is.
@@ -47,10 +52,12 @@ impl StoreConfig {
         Self {
             database_url: database_url.into(),
             holder: holder.into(),
-            shards: 4,
+            address: String::new(),
+            shards: 12,
             retention: Duration::from_secs(3600),
             lease: Duration::from_secs(15),
             lease_renewal: Duration::from_secs(4),
+            settle: Duration::from_secs(5),
             cache: CacheLimits::default(),
             progress: Duration::from_secs(10),
             event_ttl: Duration::from_secs(3600),

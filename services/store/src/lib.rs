@@ -18,9 +18,11 @@ mod crypto;
 mod error;
 mod notice;
 mod object;
+mod owners;
 mod plan;
 mod registry;
 mod shard;
+mod spread;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -37,9 +39,11 @@ pub use crypto::{KEY_BYTES, KeyError, KeyWrapper, LocalKey};
 pub use error::{DatabaseError, StoreError};
 pub use notice::Notice;
 pub use object::{DecodeError, Draft, Fields, Labels, Object, ObjectKey};
+pub use owners::Owner;
 pub use registry::{
     BootstrapToken, Cluster, ClusterKeys, ClusterNetwork, ClusterState, NewCluster, NewToken, ServiceToken, Tenant,
     TokenRow,
 };
+pub use shard::Pass;
 pub use store::Store;
 pub use watch::{Event, EventKind, Scope, Watch, WatchEnd, WatchItem};

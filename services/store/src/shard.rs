@@ -1,11 +1,12 @@
 //! One ownership of a shard: from winning its lease to losing it. A shard that is won again is a new [`Shard`], with new
 //! caches, so nothing of an earlier ownership can be served or written.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use galley_types::ShardId;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::backend::Fence;
@@ -23,6 +24,7 @@ pub(crate) struct Shard {
     lease_ends: Mutex<Instant>,
     /// Held while the lease is renewed or its epoch raised, so that the two do not take each other for a stranger.
     pub lease: tokio::sync::Mutex<()>,
+    pub gate: Gate,
     pub lanes: Lanes,
 }
 
@@ -40,7 +42,71 @@ pub(crate) struct Queues {
     pub background: mpsc::Receiver<Request>,
 }
 
+/// Requests that are being answered. Before a shard is handed over its gate is closed, so that none of them is refused half
+/// way: new ones wait for the next owner.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// Twice their number, plus one when closed.
+    state: AtomicUsize,
+    empty: Notify,
+}
+
+impl Gate {
+    const CLOSED: usize = 1;
+    const ONE: usize = 2;
+
+    fn enter(&self) -> bool {
+        let entered = self.state.fetch_add(Self::ONE, Ordering::AcqRel) & Self::CLOSED == 0;
+        if !entered {
+            self.exit();
+        }
+        entered
+    }
+
+    fn exit(&self) {
+        if self.state.fetch_sub(Self::ONE, Ordering::AcqRel) == Self::ONE + Self::CLOSED {
+            self.empty.notify_waiters();
+        }
+    }
+
+    /// True for the first who closes it.
+    pub(crate) fn close(&self) -> bool {
+        self.state.fetch_or(Self::CLOSED, Ordering::AcqRel) & Self::CLOSED == 0
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.load(Ordering::Acquire) & Self::CLOSED != 0
+    }
+
+    /// Waits until nobody is inside a closed gate.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let mut empty = std::pin::pin!(self.empty.notified());
+            empty.as_mut().enable();
+            if self.state.load(Ordering::Acquire) <= Self::CLOSED {
+                return;
+            }
+            empty.await;
+        }
+    }
+}
+
+/// Keeps a shard here while a request is answered. Hold it until the answer's head is there, not as long as a watch lasts.
+#[derive(Debug)]
+pub struct Pass(Arc<Shard>);
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.0.gate.exit();
+    }
+}
+
 impl Shard {
+    /// `None`: the shard is another's, or about to be.
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<Pass> {
+        (self.is_held(Instant::now()) && self.gate.enter()).then(|| Pass(self.clone()))
+    }
+
     pub(crate) fn new(fence: Fence, lease_ends: Instant) -> (Self, Queues) {
         let (tenant, tenant_queue) = mpsc::channel(QUEUE);
         let (background, background_queue) = mpsc::channel(QUEUE);
@@ -50,6 +116,7 @@ impl Shard {
             lost: AtomicBool::new(false),
             lease_ends: Mutex::new(lease_ends),
             lease: tokio::sync::Mutex::new(()),
+            gate: Gate::default(),
             lanes: Lanes { tenant, background },
         };
         (shard, Queues { tenant: tenant_queue, background: background_queue })

@@ -2,18 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use galley_types::{Clock, ClusterId, Revision, ShardId};
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::backend::postgres::Postgres;
-use crate::backend::{Backend, Fence, Mark, Unsettled};
+use crate::backend::{Backend, Mark, Unsettled};
 use crate::cache::State;
 use crate::cluster::{ClusterStore, Extension, Loaded, Segment, Settled};
 use crate::codec;
@@ -21,9 +21,10 @@ use crate::config::StoreConfig;
 use crate::crypto::DataKey;
 use crate::error::StoreError;
 use crate::notice::{Notice, Notices};
+use crate::owners::{Known, Owner};
 use crate::registry::{ClusterState, records::ClusterRow};
 use crate::shard::Shard;
-use crate::writer::{self, Writer};
+use crate::writer;
 
 /// A cluster that was asked for this recently may have a request under way: it is not unloaded even for want of memory.
 const IN_USE: Duration = Duration::from_secs(10);
@@ -46,6 +47,15 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) notices: Arc<Notices>,
     opened: Instant,
+    /// One lease round at a time.
+    pub(crate) round: tokio::sync::Mutex<()>,
+    pub(crate) leaving: AtomicBool,
+    pub(crate) known: RwLock<Known>,
+    pub(crate) refreshing: tokio::sync::Mutex<()>,
+    /// Counts shards that came or went.
+    pub(crate) moves: watch::Sender<u64>,
+    pub(crate) heirs: Mutex<Option<mpsc::UnboundedSender<Owner>>>,
+    pub(crate) handovers: Mutex<Vec<JoinHandle<()>>>,
     shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
     clusters: RwLock<HashMap<ClusterId, Arc<ClusterStore>>>,
     /// One load of a cluster at a time.
@@ -74,6 +84,24 @@ impl Store {
         Ok(Self { inner: Self::idle(Arc::new(backend), config, clock) })
     }
 
+    /// Opens the store for a gateway: takes no shards, but knows who owns them.
+    pub async fn open_gateway(config: StoreConfig, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let backend = Postgres::connect(&config).await?;
+        Self::start_gateway(Arc::new(backend), config, clock).await
+    }
+
+    pub(crate) async fn start_gateway(
+        backend: Arc<dyn Backend>,
+        config: StoreConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let store = Self { inner: Self::idle(backend, config, clock) };
+        store.inner.refresh().await?;
+        let roster = tokio::spawn(crate::upkeep::watch_roster(Arc::downgrade(&store.inner)));
+        store.inner.upkeep.lock().push(roster);
+        Ok(store)
+    }
+
     fn idle(backend: Arc<dyn Backend>, config: StoreConfig, clock: Arc<dyn Clock>) -> Arc<Inner> {
         Arc::new(Inner {
             backend,
@@ -81,6 +109,13 @@ impl Store {
             clock,
             notices: Arc::default(),
             opened: Instant::now(),
+            round: tokio::sync::Mutex::default(),
+            leaving: AtomicBool::new(false),
+            known: RwLock::default(),
+            refreshing: tokio::sync::Mutex::default(),
+            moves: watch::Sender::default(),
+            heirs: Mutex::default(),
+            handovers: Mutex::default(),
             shards: RwLock::default(),
             clusters: RwLock::default(),
             loads: Mutex::default(),
@@ -96,7 +131,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         backend.shards_ensure(config.shards).await?;
         let inner = Self::idle(backend, config, clock);
-        inner.lease_acquire().await?;
+        crate::upkeep::lease_round(&inner).await?;
         let leases = tokio::spawn(crate::upkeep::leases(Arc::downgrade(&inner)));
         let house = tokio::spawn(crate::upkeep::house(Arc::downgrade(&inner)));
         inner.upkeep.lock().extend([leases, house]);
@@ -147,26 +182,22 @@ impl Store {
         self.inner.evict().await;
     }
 
-    /// Finishes what is queued, ends watches, and gives the shards to whoever wants them.
+    /// Finishes what is queued, ends watches, and hands the shards over.
     pub async fn close(&self) {
-        let clusters = self.loaded();
-        // One cluster's barrier is its whole shard's. A database that does not answer is not waited for.
-        let by_shard: BTreeMap<ShardId, _> =
-            clusters.iter().map(|cluster| (cluster.loaded.shard.id(), &cluster.loaded)).collect();
-        let barriers = futures::future::join_all(by_shard.into_values().map(writer::barrier));
-        if tokio::time::timeout(self.inner.config.commit_timeout, barriers).await.is_err() {
-            tracing::warn!("closed with writes whose outcome is unknown");
+        self.inner.stop_upkeep();
+        let held = !self.inner.shards.read().is_empty();
+        if held && let Err(error) = self.leave().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "nobody is told that this replica leaves");
+            // Without knowing who could take them.
+            let shards = self.inner.shard_list();
+            shards.iter().for_each(|shard| {
+                shard.gate.close();
+            });
+            self.inner.hand_over(shards.into_iter().map(|shard| (shard, None)).collect()).await;
         }
-        clusters.iter().for_each(|cluster| cluster.loaded.close());
-        if let Err(error) = self.inner.settle_marks().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "controllers' marks are lost");
-        }
-        let shards = std::mem::take(&mut *self.inner.shards.write());
-        shards.values().for_each(|shard| shard.lose());
-        self.inner.clusters.write().clear();
-        let fences: Vec<Fence> = shards.values().map(|shard| shard.fence()).collect();
-        if let Err(error) = self.inner.backend.lease_release(&fences).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "leases run out instead of being released");
+        self.inner.leaving.store(true, Ordering::Release);
+        if let Err(error) = self.inner.backend.replica_leave(&self.inner.config.holder).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the replica's row runs out instead of going");
         }
         self.inner.stop();
     }
@@ -175,6 +206,7 @@ impl Store {
 impl Inner {
     pub(crate) fn stop(&self) {
         self.stop_upkeep();
+        self.handovers.lock().drain(..).for_each(|task| task.abort());
         self.writers.lock().drain(..).for_each(|task| task.abort());
     }
 
@@ -190,6 +222,10 @@ impl Inner {
 
     fn uptime_ms(&self) -> u64 {
         millis(self.opened.elapsed())
+    }
+
+    pub(crate) fn age(&self) -> Duration {
+        self.opened.elapsed()
     }
 
     /// The cluster if it is loaded, marked as used.
@@ -293,28 +329,19 @@ impl Inner {
         self.shards.read().values().cloned().collect()
     }
 
-    /// Takes the shards that can be had, and starts their writers.
-    pub(crate) async fn lease_acquire(&self) -> Result<(), StoreError> {
-        let held: Vec<ShardId> = self.shards.read().keys().copied().collect();
-        let lease_ends = Instant::now() + self.config.lease;
-        let fences = self.backend.lease_acquire(&self.config.holder, &held, self.config.lease).await?;
-        for fence in fences {
-            let (shard, queues) = Shard::new(fence, lease_ends);
-            let shard = Arc::new(shard);
-            let writer = Writer {
-                shard: shard.clone(),
-                backend: self.backend.clone(),
-                config: self.config.clone(),
-                clock: self.clock.clone(),
-                notices: self.notices.clone(),
-            };
-            let mut writers = self.writers.lock();
-            writers.retain(|task| !task.is_finished());
-            writers.push(tokio::spawn(writer.run(queues)));
-            tracing::info!(shard = fence.shard.0, epoch = fence.epoch, "shard acquired");
-            self.shards.write().insert(fence.shard, shard);
-        }
-        Ok(())
+    pub(crate) fn shards_read(&self) -> parking_lot::RwLockReadGuard<'_, BTreeMap<ShardId, Arc<Shard>>> {
+        self.shards.read()
+    }
+
+    pub(crate) fn shard_insert(&self, shard: Arc<Shard>) {
+        self.shards.write().insert(shard.id(), shard);
+        self.moves.send_modify(|moves| *moves += 1);
+    }
+
+    pub(crate) fn writer_start(&self, run: impl Future<Output = ()> + Send + 'static) {
+        let mut writers = self.writers.lock();
+        writers.retain(|task| !task.is_finished());
+        writers.push(tokio::spawn(run));
     }
 
     /// Gives up on a shard that is another's: its clusters close.
@@ -324,9 +351,12 @@ impl Inner {
             let mut shards = self.shards.write();
             if shards.get(&shard.id()).is_some_and(|held| Arc::ptr_eq(held, shard)) {
                 shards.remove(&shard.id());
-                tracing::warn!(shard = shard.id().0, "shard lost");
+                if !shard.gate.is_closed() {
+                    tracing::warn!(shard = shard.id().0, "shard lost");
+                }
             }
         }
+        self.moves.send_modify(|moves| *moves += 1);
         for cluster in self.all_loaded() {
             if Arc::ptr_eq(&cluster.loaded.shard, shard) {
                 self.forget(cluster.id());

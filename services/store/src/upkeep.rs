@@ -26,20 +26,26 @@ const EXPIRE_AT_ONCE: usize = 250;
 /// Rows removed in one transaction: short enough to be in nobody's way.
 const PURGE_ROWS: i64 = 2000;
 
-/// Renews leases, and takes shards that become free.
+/// After another replica's lease ends, before its shards are looked at: the database's clock and this one's timers differ.
+const AFTER_EXPIRY: Duration = Duration::from_millis(50);
+
+/// Renews leases, takes shards that become free, and gives away more than a fair share.
 pub(crate) async fn leases(store: Weak<Inner>) {
     loop {
         let Some(inner) = store.upgrade() else { return };
         let every = inner.config.lease_renewal;
-        if let Err(error) = lease_round(&inner).await {
+        let next = lease_round(&inner).await.unwrap_or_else(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "leases not renewed");
-        }
+            every
+        });
         drop(inner);
-        tokio::time::sleep(every).await;
+        tokio::time::sleep(next).await;
     }
 }
 
-pub(crate) async fn lease_round(inner: &Inner) -> Result<(), StoreError> {
+/// Says when to look again: a lease that runs out before its renewal is that of a replica that is gone.
+pub(crate) async fn lease_round(inner: &Arc<Inner>) -> Result<Duration, StoreError> {
+    let _round = inner.round.lock().await;
     let shards = inner.shard_list();
     for shard in shards.iter().filter(|shard| shard.is_lost()) {
         inner.lose(shard);
@@ -50,19 +56,34 @@ pub(crate) async fn lease_round(inner: &Inner) -> Result<(), StoreError> {
         .filter(|shard| !shard.is_lost())
         .filter_map(|shard| shard.lease.try_lock().ok().map(|guard| (shard, guard)))
         .collect();
-    if !held.is_empty() {
-        let fences: Vec<Fence> = held.iter().map(|(shard, _)| shard.fence()).collect();
-        let lease_ends = Instant::now() + inner.config.lease;
-        let renewed = inner.backend.lease_renew(&fences, inner.config.lease).await?;
-        for (shard, _guard) in held {
-            if renewed.contains(&shard.fence()) {
-                shard.renewed(lease_ends);
-            } else {
-                inner.lose(shard);
-            }
+    let fences: Vec<Fence> = held.iter().map(|(shard, _)| shard.fence()).collect();
+    let lease_ends = Instant::now() + inner.config.lease;
+    let renewed = inner.backend.lease_renew(&inner.presence(), &fences, inner.config.lease).await?;
+    for (shard, _guard) in held {
+        if renewed.fences.contains(&shard.fence()) {
+            shard.renewed(lease_ends);
+        } else if !shard.is_lost() {
+            inner.lose(shard);
         }
     }
-    inner.lease_acquire().await
+    inner.share(&renewed.roster).await?;
+    let others = renewed.roster.lots.iter().filter(|lot| lot.owner().is_some_and(|owner| owner != inner.config.holder));
+    let next = others.filter_map(|lot| lot.left).min().map_or(Duration::MAX, |left| left + AFTER_EXPIRY);
+    inner.learn(renewed.roster);
+    Ok(next.min(inner.config.lease_renewal))
+}
+
+/// Keeps an eye on who holds what, for a process that holds nothing itself.
+pub(crate) async fn watch_roster(store: Weak<Inner>) {
+    loop {
+        let Some(inner) = store.upgrade() else { return };
+        let every = inner.config.lease_renewal;
+        if let Err(error) = inner.refresh().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "who holds what is not known");
+        }
+        drop(inner);
+        tokio::time::sleep(every).await;
+    }
 }
 
 /// Everything that is not urgent.

@@ -15,11 +15,12 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::memory_registry::Registry;
 use super::{
-    Answer, BackendError, Batch, Cause, ChangeRow, ChangesPage, ChangesQuery, Fence, Mark, ObjectRow, Snapshot,
-    Unsettled,
+    Answer, BackendError, Batch, Cause, ChangeRow, ChangesPage, ChangesQuery, Fence, Mark, ObjectRow, Presence,
+    Renewed, Snapshot, Unsettled,
 };
 use crate::config::SEGMENT_SECONDS;
 use crate::object::ObjectKey;
+use crate::spread::{Lot, Member, Roster};
 use crate::watch::EventKind;
 
 /// How often what goes wrong, of 1.
@@ -45,6 +46,7 @@ pub(crate) struct Memory {
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     shards: BTreeMap<ShardId, Lease>,
+    replicas: BTreeMap<String, Replica>,
     clusters: BTreeMap<ClusterId, Contents>,
     /// Commits under way whose answer is lost already.
     late: Vec<(Fence, Batch)>,
@@ -56,6 +58,14 @@ pub(super) struct Tables {
 struct Lease {
     holder: Option<String>,
     epoch: i64,
+    expires: Timestamp,
+}
+
+#[derive(Debug)]
+struct Replica {
+    address: String,
+    started: Timestamp,
+    leaving: bool,
     expires: Timestamp,
 }
 
@@ -144,6 +154,28 @@ impl Memory {
 }
 
 impl Tables {
+    fn roster(&self, now: Timestamp) -> Roster {
+        let since = |then: Timestamp| Duration::try_from(now.duration_since(then)).unwrap_or_default();
+        let members = self.replicas.iter().filter(|(_, replica)| replica.expires > now);
+        let member = |(holder, replica): (&String, &Replica)| Member {
+            holder: holder.clone(),
+            address: replica.address.clone(),
+            age: since(replica.started),
+            leaving: replica.leaving,
+        };
+        let lot = |(shard, row): (&ShardId, &Lease)| Lot {
+            shard: *shard,
+            holder: row.holder.clone(),
+            left: row
+                .holder
+                .as_ref()
+                .and_then(|_| Duration::try_from(row.expires.duration_since(now)).ok())
+                .filter(|left| !left.is_zero()),
+            free_for: since(row.expires),
+        };
+        Roster { members: members.map(member).collect(), lots: self.shards.iter().map(lot).collect() }
+    }
+
     fn holds(&self, fence: Fence) -> bool {
         self.shards.get(&fence.shard).is_some_and(|lease| lease.epoch == fence.epoch)
     }
@@ -222,7 +254,7 @@ impl Memory {
     pub(super) fn lease_acquire<'a>(
         &'a self,
         holder: &'a str,
-        except: &'a [ShardId],
+        shards: &'a [ShardId],
         lease: Duration,
     ) -> Answer<'a, Vec<Fence>> {
         self.answer("lease_acquire", move |tables| {
@@ -231,7 +263,7 @@ impl Memory {
                 .shards
                 .iter()
                 .filter(|(id, row)| {
-                    !except.contains(id)
+                    shards.contains(id)
                         && row.holder.as_deref().is_none_or(|held_by| held_by == holder || row.expires <= now)
                 })
                 .map(|(id, _)| *id)
@@ -249,29 +281,48 @@ impl Memory {
         })
     }
 
-    pub(super) fn lease_renew<'a>(&'a self, held: &'a [Fence], lease: Duration) -> Answer<'a, Vec<Fence>> {
+    pub(super) fn lease_renew<'a>(
+        &'a self,
+        me: &'a Presence,
+        held: &'a [Fence],
+        lease: Duration,
+    ) -> Answer<'a, Renewed> {
         self.answer("lease_renew", move |tables| {
-            let expires = self.now() + lease;
-            let mut renewed = Vec::new();
+            let now = self.now();
+            let expires = now + lease;
+            let replica = Replica { address: me.address.clone(), started: now - me.age, leaving: me.leaving, expires };
+            tables.replicas.insert(me.holder.clone(), replica);
+            let mut fences = Vec::new();
             for fence in held.iter().filter(|fence| tables.holds(**fence)).copied().collect::<Vec<_>>() {
                 if let Some(row) = tables.shards.get_mut(&fence.shard) {
                     row.expires = expires;
-                    renewed.push(fence);
+                    fences.push(fence);
                 }
             }
-            renewed
+            Renewed { fences, roster: tables.roster(now) }
         })
     }
 
-    pub(super) fn lease_release<'a>(&'a self, held: &'a [Fence]) -> Answer<'a, ()> {
+    pub(super) fn lease_release<'a>(&'a self, held: &'a [(Fence, Option<String>)], lease: Duration) -> Answer<'a, ()> {
         self.answer("lease_release", move |tables| {
-            for fence in held {
+            for (fence, heir) in held {
                 if tables.holds(*fence)
                     && let Some(row) = tables.shards.get_mut(&fence.shard)
                 {
-                    row.holder = None;
+                    row.expires = if heir.is_some() { self.now() + lease } else { self.now() };
+                    row.holder.clone_from(heir);
                 }
             }
+        })
+    }
+
+    pub(super) fn roster(&self) -> Answer<'_, Roster> {
+        self.answer("roster", move |tables| tables.roster(self.now()))
+    }
+
+    pub(super) fn replica_leave<'a>(&'a self, holder: &'a str) -> Answer<'a, ()> {
+        self.answer("replica_leave", move |tables| {
+            tables.replicas.remove(holder);
         })
     }
 

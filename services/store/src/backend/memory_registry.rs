@@ -7,11 +7,12 @@ use galley_types::{ClusterId, Revision, ShardId, TenantId};
 use jiff::Timestamp;
 
 use super::memory::Memory;
-use super::{Answer, Backend, Batch, ChangesPage, ChangesQuery, Fence, Mark, Snapshot, Unsettled};
+use super::{Answer, Backend, Batch, ChangesPage, ChangesQuery, Fence, Mark, Presence, Renewed, Snapshot, Unsettled};
 use crate::registry::ClusterState;
 use crate::registry::records::{
     BootstrapToken, ClusterInserted, ClusterRow, SealedKeys, ServiceToken, Tenant, TenantInserted, TokenRow,
 };
+use crate::spread::Roster;
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -64,16 +65,24 @@ impl Backend for Memory {
         Memory::shards_ensure(self, count)
     }
 
-    fn lease_acquire<'a>(&'a self, holder: &'a str, except: &'a [ShardId], lease: Duration) -> Answer<'a, Vec<Fence>> {
-        Memory::lease_acquire(self, holder, except, lease)
+    fn lease_acquire<'a>(&'a self, holder: &'a str, shards: &'a [ShardId], lease: Duration) -> Answer<'a, Vec<Fence>> {
+        Memory::lease_acquire(self, holder, shards, lease)
     }
 
-    fn lease_renew<'a>(&'a self, held: &'a [Fence], lease: Duration) -> Answer<'a, Vec<Fence>> {
-        Memory::lease_renew(self, held, lease)
+    fn lease_renew<'a>(&'a self, me: &'a Presence, held: &'a [Fence], lease: Duration) -> Answer<'a, Renewed> {
+        Memory::lease_renew(self, me, held, lease)
     }
 
-    fn lease_release<'a>(&'a self, held: &'a [Fence]) -> Answer<'a, ()> {
-        Memory::lease_release(self, held)
+    fn lease_release<'a>(&'a self, held: &'a [(Fence, Option<String>)], lease: Duration) -> Answer<'a, ()> {
+        Memory::lease_release(self, held, lease)
+    }
+
+    fn roster(&self) -> Answer<'_, Roster> {
+        Memory::roster(self)
+    }
+
+    fn replica_leave<'a>(&'a self, holder: &'a str) -> Answer<'a, ()> {
+        Memory::replica_leave(self, holder)
     }
 
     fn lease_bump(&self, fence: Fence, lease: Duration) -> Answer<'_, Option<Fence>> {

@@ -19,6 +19,7 @@ use crate::object::ObjectKey;
 use crate::registry::records::{
     BootstrapToken, ClusterInserted, ClusterRow, ServiceToken, Tenant, TenantInserted, TokenRow,
 };
+use crate::spread::Roster;
 use crate::watch::{EventKind, Scope};
 use galley_types::TenantId;
 
@@ -33,6 +34,26 @@ pub(crate) mod postgres;
 pub(crate) struct Fence {
     pub shard: ShardId,
     pub epoch: i64,
+}
+
+/// A replica that says that it is there.
+#[derive(Debug, Clone)]
+pub(crate) struct Presence {
+    pub holder: String,
+    /// `HOST:PORT` for other replicas.
+    pub address: String,
+    /// How long it has been there.
+    pub age: Duration,
+    pub leaving: bool,
+}
+
+/// What came of a renewal.
+#[derive(Debug)]
+pub(crate) struct Renewed {
+    /// Those still held.
+    pub fences: Vec<Fence>,
+    /// After it.
+    pub roster: Roster,
 }
 
 /// Why the database did not do it.
@@ -190,12 +211,16 @@ type Answer<'a, T> = BoxFuture<'a, Result<T, BackendError>>;
 pub(crate) trait Backend: Send + Sync + std::fmt::Debug + 'static {
     /// Makes the lease rows of shards `0..count`.
     fn shards_ensure(&self, count: u32) -> Answer<'_, ()>;
-    /// Takes those shards of `0..count` that are free, expired, or already in this holder's name; each under a new epoch.
-    fn lease_acquire<'a>(&'a self, holder: &'a str, except: &'a [ShardId], lease: Duration) -> Answer<'a, Vec<Fence>>;
-    /// Extends leases. Those still held are returned.
-    fn lease_renew<'a>(&'a self, held: &'a [Fence], lease: Duration) -> Answer<'a, Vec<Fence>>;
-    /// Gives leases up at once.
-    fn lease_release<'a>(&'a self, held: &'a [Fence]) -> Answer<'a, ()>;
+    /// Takes those of the shards that are free, expired, or already in this holder's name; each under a new epoch.
+    fn lease_acquire<'a>(&'a self, holder: &'a str, shards: &'a [ShardId], lease: Duration) -> Answer<'a, Vec<Fence>>;
+    /// Says that this replica is there, extends leases, and tells who holds what.
+    fn lease_renew<'a>(&'a self, me: &'a Presence, held: &'a [Fence], lease: Duration) -> Answer<'a, Renewed>;
+    /// Gives leases up at once. One with an heir is in its name from now on, for as long as a lease lasts.
+    fn lease_release<'a>(&'a self, held: &'a [(Fence, Option<String>)], lease: Duration) -> Answer<'a, ()>;
+    /// Who holds what.
+    fn roster(&self) -> Answer<'_, Roster>;
+    /// This replica is gone.
+    fn replica_leave<'a>(&'a self, holder: &'a str) -> Answer<'a, ()>;
     /// The next epoch for the same holder, after all older commits have ended; `None`: the shard is another's.
     fn lease_bump(&self, fence: Fence, lease: Duration) -> Answer<'_, Option<Fence>>;
 

@@ -51,6 +51,11 @@ impl MemoryDatabase {
     pub async fn open(&self, config: StoreConfig, clock: Arc<dyn Clock>) -> Result<Store, StoreError> {
         Store::start(self.0.clone(), config, clock).await
     }
+
+    /// Opens a store on it that owns no shards.
+    pub async fn open_gateway(&self, config: StoreConfig, clock: Arc<dyn Clock>) -> Result<Store, StoreError> {
+        Store::start_gateway(self.0.clone(), config, clock).await
+    }
 }
 
 /// The defaults, with a fixed master key.
@@ -121,7 +126,7 @@ impl Store {
 
     /// One round of lease renewal and acquisition now.
     pub async fn renew(&self) -> Result<(), StoreError> {
-        crate::upkeep::lease_round(&self.inner).await
+        crate::upkeep::lease_round(&self.inner).await.map(drop)
     }
 }
 

@@ -98,6 +98,16 @@ async fn migration_4_keeps_operations_past_their_cluster() {
 }
 
 #[tokio::test]
+async fn migration_5_keeps_a_row_for_each_replica() {
+    let (_postgres, mut connection) = at_version(5).await;
+    run(&mut connection, 5).await;
+    let replica =
+        "INSERT INTO replicas (holder, address, started_at, expires_at) VALUES ('a', '10.0.0.1:6444', now(), now())";
+    execute(&mut connection, replica).await.expect("a replica");
+    assert!(execute(&mut connection, replica).await.is_err(), "the same one twice");
+}
+
+#[tokio::test]
 async fn every_table_has_row_level_security_that_binds_its_owner() {
     let (_postgres, mut connection) = at_version(i64::MAX).await;
     let unbound: Vec<String> = sqlx::query_scalar(
@@ -119,5 +129,5 @@ async fn every_table_has_row_level_security_that_binds_its_owner() {
     .expect("reads");
     assert_eq!(keyless, [""; 0], "a cluster's rows name their tenant");
     let versions: Vec<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
-    assert_eq!(versions, [1, 2, 3, 4], "a new migration needs a test here");
+    assert_eq!(versions, [1, 2, 3, 4, 5], "a new migration needs a test here");
 }

@@ -3,6 +3,7 @@
 mod cache;
 mod cluster;
 mod crash;
+mod handover;
 mod migrations;
 mod postgres;
 mod registry;

@@ -21,11 +21,15 @@ use parking_lot::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Transaction};
 
-use super::{Answer, Backend, BackendError, Batch, Cause, ChangesPage, ChangesQuery, Fence, Mark, Snapshot, Unsettled};
+use super::{
+    Answer, Backend, BackendError, Batch, Cause, ChangesPage, ChangesQuery, Fence, Mark, Presence, Renewed, Snapshot,
+    Unsettled,
+};
 use crate::config::StoreConfig;
 use crate::registry::records::{
     BootstrapToken, ClusterInserted, ClusterRow, ServiceToken, Tenant, TenantInserted, TokenRow,
 };
+use crate::spread::Roster;
 
 /// The role that a superuser's connections take, so that row-level security binds them.
 const SERVER_ROLE: &str = "galley_server";
@@ -153,16 +157,24 @@ impl Backend for Postgres {
         Box::pin(self.ensure_shards(count))
     }
 
-    fn lease_acquire<'a>(&'a self, holder: &'a str, except: &'a [ShardId], lease: Duration) -> Answer<'a, Vec<Fence>> {
-        Box::pin(self.acquire(holder, except, lease))
+    fn lease_acquire<'a>(&'a self, holder: &'a str, shards: &'a [ShardId], lease: Duration) -> Answer<'a, Vec<Fence>> {
+        Box::pin(self.acquire(holder, shards, lease))
     }
 
-    fn lease_renew<'a>(&'a self, held: &'a [Fence], lease: Duration) -> Answer<'a, Vec<Fence>> {
-        Box::pin(self.renew(held, lease))
+    fn lease_renew<'a>(&'a self, me: &'a Presence, held: &'a [Fence], lease: Duration) -> Answer<'a, Renewed> {
+        Box::pin(self.renew(me, held, lease))
     }
 
-    fn lease_release<'a>(&'a self, held: &'a [Fence]) -> Answer<'a, ()> {
-        Box::pin(self.release(held))
+    fn lease_release<'a>(&'a self, held: &'a [(Fence, Option<String>)], lease: Duration) -> Answer<'a, ()> {
+        Box::pin(self.release(held, lease))
+    }
+
+    fn roster(&self) -> Answer<'_, Roster> {
+        Box::pin(self.read_roster())
+    }
+
+    fn replica_leave<'a>(&'a self, holder: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.leave(holder))
     }
 
     fn lease_bump(&self, fence: Fence, lease: Duration) -> Answer<'_, Option<Fence>> {
