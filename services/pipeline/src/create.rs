@@ -52,7 +52,11 @@ impl ClusterApi {
             return Err(name_required(resource));
         }
         for attempt in 1.. {
-            let name = if generated { names::generate(&base) } else { text(&object, "/metadata/name").to_owned() };
+            let name = if generated {
+                names::generate(&base, self.store.entropy())
+            } else {
+                text(&object, "/metadata/name").to_owned()
+            };
             match self
                 .create_named(actor, resource, namespace, &name, object.clone(), ManagedFields::OfThisWrite, options)
                 .await
@@ -85,7 +89,7 @@ impl ClusterApi {
     ) -> Result<Written, Status> {
         let now = self.clock.now();
         let warnings = validate::warnings(resource, &object, None);
-        strategy::start_metadata(resource, namespace, name, &uuid::Uuid::new_v4().to_string(), now, &mut object);
+        strategy::start_metadata(resource, namespace, name, &self.store.entropy().uuid().to_string(), now, &mut object);
         self.namespace_must_live(resource, namespace, name)?;
         // Before admission: what that adds belongs to nobody.
         if fields == ManagedFields::OfThisWrite {

@@ -1,5 +1,6 @@
 //! `generateName`: a base and five characters that are hard to misread and spell nothing.
 
+use galley_store::Entropy;
 use rand::Rng;
 
 /// No vowels and no digits or letters that look alike.
@@ -9,20 +10,19 @@ const SUFFIX: usize = 5;
 const MAX_BASE: usize = 63 - SUFFIX;
 
 /// `base` and a random suffix.
-pub fn generate(base: &str) -> String {
+pub fn generate(base: &str, entropy: &Entropy) -> String {
     let mut cut = base.len().min(MAX_BASE);
     while !base.is_char_boundary(cut) {
         cut -= 1;
     }
     let mut name = base[..cut].to_owned();
-    name.push_str(&suffix());
+    name.push_str(&suffix(entropy));
     name
 }
 
 /// Five random characters.
-pub fn suffix() -> String {
-    let mut rng = rand::rng();
-    (0..SUFFIX).map(|_| ALPHABET[rng.random_range(0..ALPHABET.len())] as char).collect()
+pub fn suffix(entropy: &Entropy) -> String {
+    entropy.draw(|rng| (0..SUFFIX).map(|_| ALPHABET[rng.random_range(0..ALPHABET.len())] as char).collect())
 }
 
 #[cfg(test)]
@@ -31,9 +31,10 @@ mod tests {
 
     #[test]
     fn a_generated_name_keeps_its_base_and_fits_a_label() {
-        let name = generate("web-");
+        let entropy = Entropy::system();
+        let name = generate("web-", &entropy);
         assert!(name.starts_with("web-") && name.len() == 9, "{name}");
-        assert_eq!(generate(&"x".repeat(100)).len(), 63);
-        assert!(suffix().bytes().all(|byte| ALPHABET.contains(&byte)));
+        assert_eq!(generate(&"x".repeat(100), &entropy).len(), 63);
+        assert!(suffix(&entropy).bytes().all(|byte| ALPHABET.contains(&byte)));
     }
 }

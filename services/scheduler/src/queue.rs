@@ -15,7 +15,7 @@
 //! flight are kept for when it fails.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -115,7 +115,7 @@ pub struct Queue {
     active: BTreeSet<Rank>,
     /// Backoffs and patience, by when they end.
     timers: BTreeSet<(Timestamp, Arc<str>)>,
-    waiting: HashSet<Arc<str>>,
+    waiting: BTreeSet<Arc<str>>,
     in_flight: usize,
     /// Changes since the oldest pod in flight was popped.
     changes: Vec<Change>,

@@ -3,7 +3,7 @@
 //! A node lives in a slot; each column holds one figure for all slots, so that the loop over nodes that every pod costs
 //! reads memory in order. Invariant: every column equals the sum over the pods placed on the node (`audit` in tests).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
@@ -109,7 +109,7 @@ pub struct Snapshot {
     free_pods: Vec<PodId>,
     by_uid: HashMap<Arc<str>, PodId>,
     /// Pods whose node is not known (yet, or any more).
-    strays: HashMap<Arc<str>, HashMap<Arc<str>, Arc<PodInfo>>>,
+    strays: HashMap<Arc<str>, BTreeMap<Arc<str>, Arc<PodInfo>>>,
     pub(crate) classes: Vec<ClassState>,
     class_ids: HashMap<Arc<PodClass>, ClassId>,
     pub(crate) topologies: Vec<Topology>,

@@ -299,6 +299,12 @@ impl State {
         objects.filter(|object| object.written() < before).take(most).cloned().collect()
     }
 
+    /// When the last of certain objects was written.
+    pub(crate) fn newest_written(&self, wanted: impl Fn(&ResourceName) -> bool) -> Option<Timestamp> {
+        let kinds = self.kinds.iter().filter(|kind| wanted(&kind.name));
+        kinds.flat_map(|kind| kind.namespaces.values().flat_map(BTreeMap::values)).map(|object| object.written()).max()
+    }
+
     /// Whether any log has events older than `before`.
     pub(crate) fn has_aged(&self, before: Timestamp) -> bool {
         self.kinds.iter().any(|kind| kind.log.has_aged(before))

@@ -15,6 +15,7 @@ use crate::cache::{self, State};
 use crate::codec;
 use crate::config::StoreConfig;
 use crate::crypto::DataKey;
+use crate::entropy::Entropy;
 use crate::error::StoreError;
 use crate::object::{Draft, Object, ObjectKey};
 use crate::plan::Request;
@@ -127,6 +128,8 @@ pub(crate) struct Settled {
     pub mark: Mark,
     /// Not written down yet.
     pub dirty: bool,
+    /// When controllers said so.
+    pub since: Instant,
 }
 
 /// The segment of `changes` that the cluster last wrote to, and the first revision in it.
@@ -162,6 +165,11 @@ impl ClusterStore {
     /// Its tenant, names and addresses.
     pub fn info(&self) -> &Cluster {
         &self.loaded.info
+    }
+
+    /// Where ids and generated names of its objects come from.
+    pub fn entropy(&self) -> &Entropy {
+        &self.loaded.settings.entropy
     }
 
     /// The newest committed revision.
@@ -271,7 +279,7 @@ impl ClusterStore {
         let mark = Mark { cluster: self.loaded.id, revision, wake_at };
         let mut settled = self.loaded.settled.lock();
         if settled.mark != mark {
-            *settled = Settled { mark, dirty: true };
+            *settled = Settled { mark, dirty: true, since: Instant::now() };
         }
     }
 

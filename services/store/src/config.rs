@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::crypto::KeyWrapper;
+use crate::entropy::Entropy;
 
 /// Changes are kept in partitions of this many seconds. Fixed: partitions of two widths would overlap. A quarter of the
 /// default retention, so that at most a quarter more than asked is kept.
@@ -44,6 +45,8 @@ pub struct StoreConfig {
     pub connections: u32,
     /// Wraps clusters' data keys.
     pub master_key: Arc<dyn KeyWrapper>,
+    /// Where ids and generated names come from.
+    pub entropy: Entropy,
 }
 
 impl StoreConfig {
@@ -64,6 +67,7 @@ impl StoreConfig {
             commit_timeout: Duration::from_secs(10),
             connections: 8,
             master_key,
+            entropy: Entropy::system(),
         }
     }
 }

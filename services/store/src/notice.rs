@@ -49,8 +49,12 @@ impl Notices {
             return;
         }
         let events: Arc<[Arc<Event>]> = events.into();
-        let cluster = Arc::new(ClusterStore { loaded: cluster.clone() });
-        self.send(|| Notice::Changed(cluster.clone(), events.clone()));
+        let store = Arc::new(ClusterStore { loaded: cluster.clone() });
+        let mut listeners = self.listeners.lock();
+        // The cluster may be loaded again by now, from a database that has these changes.
+        if !cluster.shard.is_lost() {
+            listeners.retain(|listener| listener.send(Notice::Changed(store.clone(), events.clone())).is_ok());
+        }
     }
 
     /// Announces that a cluster is gone if `remove` removed it, before it can be loaded again.
@@ -61,9 +65,5 @@ impl Notices {
             listeners.retain(|listener| listener.send(Notice::Unloaded(cluster)).is_ok());
         }
         removed
-    }
-
-    fn send(&self, notice: impl Fn() -> Notice) {
-        self.listeners.lock().retain(|listener| listener.send(notice()).is_ok());
     }
 }

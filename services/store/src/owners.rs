@@ -205,7 +205,7 @@ impl Inner {
             tracing::warn!("shards are handed over with writes whose outcome is unknown");
         }
         of_gifts().for_each(|cluster| cluster.loaded.close());
-        if let Err(error) = self.settle_marks().await {
+        if let Err(error) = self.settle_marks(Duration::ZERO).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "controllers' marks are lost");
         }
         // Read from here no more before anybody else may write.

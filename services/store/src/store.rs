@@ -1,6 +1,7 @@
 //! The store of one process: which shards it owns, and which clusters it has in memory.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -28,6 +29,10 @@ use crate::writer;
 
 /// A cluster that was asked for this recently may have a request under way: it is not unloaded even for want of memory.
 const IN_USE: Duration = Duration::from_secs(10);
+
+/// Hashes without a secret: ids are ours and random, so nobody can make them collide, and a simulation meets clusters in the
+/// same order each time it is run.
+type InOrder = BuildHasherDefault<DefaultHasher>;
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -57,7 +62,7 @@ pub(crate) struct Inner {
     pub(crate) heirs: Mutex<Option<mpsc::UnboundedSender<Owner>>>,
     pub(crate) handovers: Mutex<Vec<JoinHandle<()>>>,
     shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
-    clusters: RwLock<HashMap<ClusterId, Arc<ClusterStore>>>,
+    clusters: RwLock<HashMap<ClusterId, Arc<ClusterStore>, InOrder>>,
     /// One load of a cluster at a time.
     loads: Mutex<HashMap<ClusterId, Arc<tokio::sync::Mutex<()>>>>,
     writers: Mutex<Vec<JoinHandle<()>>>,
@@ -134,7 +139,8 @@ impl Store {
         crate::upkeep::lease_round(&inner).await?;
         let leases = tokio::spawn(crate::upkeep::leases(Arc::downgrade(&inner)));
         let house = tokio::spawn(crate::upkeep::house(Arc::downgrade(&inner)));
-        inner.upkeep.lock().extend([leases, house]);
+        let purges = tokio::spawn(crate::upkeep::purges(Arc::downgrade(&inner)));
+        inner.upkeep.lock().extend([leases, house, purges]);
         Ok(Self { inner })
     }
 
@@ -158,12 +164,14 @@ impl Store {
         self.inner.notices.subscribe(|| self.loaded())
     }
 
-    /// Clusters of the owned shards, loaded or not, that have changes after their settled revision, or whose wake time has
+    /// Clusters of the owned shards that are not loaded, and have changes after their settled revision or a wake time that has
     /// come.
     pub async fn clusters_unsettled(&self) -> Result<Vec<Unsettled>, StoreError> {
-        self.inner.settle_marks().await?;
         let shards: Vec<ShardId> = self.inner.shards.read().keys().copied().collect();
-        Ok(self.inner.backend.unsettled(&shards, self.inner.now()).await?)
+        let mut unsettled = self.inner.backend.unsettled(&shards, self.inner.now()).await?;
+        let loaded = self.inner.clusters.read();
+        unsettled.retain(|found| !loaded.contains_key(&found.cluster));
+        Ok(unsettled)
     }
 
     /// Whether at least one shard is owned: what readiness asks.
@@ -289,6 +297,7 @@ impl Inner {
                 settled: Mutex::new(Settled {
                     mark: Mark { cluster: id, revision: Revision(0), wake_at: None },
                     dirty: false,
+                    since: Instant::now(),
                 }),
                 watches: AtomicUsize::new(0),
                 used: AtomicU64::new(self.uptime_ms()),
@@ -436,20 +445,34 @@ impl Inner {
         }
     }
 
-    /// Writes down how far controllers are.
-    pub(crate) async fn settle_marks(&self) -> Result<(), StoreError> {
-        let clusters = self.all_loaded();
-        let dirty = |cluster: &Arc<ClusterStore>| {
+    /// Writes down how far controllers are, where that has not changed for so long. A cluster with Events is to be loaded again
+    /// when the last of them has outlived its time.
+    pub(crate) async fn settle_marks(&self, standing: Duration) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let mut reported = Vec::new();
+        for cluster in self.all_loaded() {
             let settled = cluster.loaded.settled.lock();
-            settled.dirty.then(|| settled.mark.clone())
-        };
-        let marks: Vec<Mark> = clusters.iter().filter_map(dirty).collect();
-        if marks.is_empty() {
+            if settled.dirty && now.duration_since(settled.since) >= standing {
+                let mark = settled.mark.clone();
+                drop(settled);
+                reported.push((cluster, mark));
+            }
+        }
+        if reported.is_empty() {
             return Ok(());
         }
+        let with_events = |(cluster, mark): &(Arc<ClusterStore>, Mark)| {
+            let newest = cluster.loaded.state.read().newest_written(codec::is_event);
+            let due = newest.and_then(|written| written.checked_add(self.config.event_ttl).ok());
+            let wake_at = match (mark.wake_at, due) {
+                (Some(wake), Some(due)) => Some(wake.min(due)),
+                (wake, due) => wake.or(due),
+            };
+            Mark { wake_at, ..mark.clone() }
+        };
+        let marks: Vec<Mark> = reported.iter().map(with_events).collect();
         self.backend.settle(&marks).await?;
-        for mark in marks {
-            let Some(cluster) = clusters.iter().find(|cluster| cluster.id() == mark.cluster) else { continue };
+        for (cluster, mark) in reported {
             let mut settled = cluster.loaded.settled.lock();
             if settled.mark == mark {
                 settled.dirty = false;

@@ -18,13 +18,23 @@ use crate::writer;
 
 /// Between rounds of housekeeping.
 const HOUSE_EVERY: Duration = Duration::from_secs(2);
-/// Rounds between looks at retention and deleted clusters: both are slow to matter, and cost queries.
+/// Rounds between looks at retention and times to live: both are slow to matter, and cost queries.
 const SLOW_ROUNDS: u64 = 15;
+/// How long a controllers' mark must stand before it is written down. Longer than nodes' heartbeats are apart, which move the
+/// mark too: a cluster with nodes is in memory whatever its mark says, and writing it down would double what a heartbeat
+/// costs Postgres.
+const MARK_AFTER: Duration = Duration::from_secs(15);
 /// Expired Events deleted from a cluster in one round, and in one batch of it.
 const EXPIRE_IN_ROUND: usize = 10_000;
 const EXPIRE_AT_ONCE: usize = 250;
-/// Rows removed in one transaction: short enough to be in nobody's way.
-const PURGE_ROWS: i64 = 2000;
+/// Between looks at deleted clusters.
+const PURGE_EVERY: Duration = Duration::from_secs(5);
+/// Deleted clusters whose rows are removed together: a cluster that was hardly used has some 150 rows, and a statement for each
+/// would take longer than what it does.
+const PURGE_CLUSTERS: usize = 64;
+/// Rows of a table removed in one transaction: a few hundred milliseconds of Postgres, so that vacuum and the log of commits
+/// never wait long for it.
+const PURGE_ROWS: i64 = 10_000;
 
 /// After another replica's lease ends, before its shards are looked at: the database's clock and this one's timers differ.
 const AFTER_EXPIRY: Duration = Duration::from_millis(50);
@@ -102,13 +112,12 @@ pub(crate) async fn house(store: Weak<Inner>) {
 }
 
 pub(crate) async fn house_round(inner: &Inner, slow: bool) -> Result<(), StoreError> {
-    inner.settle_marks().await?;
+    inner.settle_marks(MARK_AFTER).await?;
     inner.evict().await;
     if slow {
         age_logs(inner);
         expire_events(inner).await;
         compact(inner).await?;
-        purge(inner).await?;
     }
     Ok(())
 }
@@ -122,8 +131,10 @@ fn age_logs(inner: &Inner) {
     }
 }
 
-/// Deletes Events that outlived their time, as etcd's leases do: watchers see deletions. Events of a cluster that nobody uses
-/// wait until it is loaded.
+/// Deletes Events that outlived their time, as etcd's leases do: watchers see deletions, at revisions of their own. A cluster
+/// that is not loaded is loaded for it when its newest Event's time has come (see [`Inner::settle_marks`]), so each cluster
+/// that nobody uses is loaded at most once for all of its Events: rows deleted behind the cache's and the log's back would
+/// be missed by whoever resumes a watch.
 async fn expire_events(inner: &Inner) {
     let Ok(before) = inner.clock.now().checked_sub(inner.config.event_ttl) else { return };
     for cluster in inner.all_loaded() {
@@ -145,15 +156,31 @@ pub(crate) async fn compact(inner: &Inner) -> Result<(), StoreError> {
     Ok(inner.backend.compact(before, now).await?)
 }
 
+/// Removes deleted clusters, apart from other housekeeping: thousands at once take a while.
+pub(crate) async fn purges(store: Weak<Inner>) {
+    loop {
+        {
+            let Some(inner) = store.upgrade() else { return };
+            if let Err(error) = purge(&inner).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "deleted clusters stay for now");
+            }
+        }
+        tokio::time::sleep(PURGE_EVERY).await;
+    }
+}
+
 /// Removes the rows of deleted clusters of the owned shards.
 pub(crate) async fn purge(inner: &Inner) -> Result<(), StoreError> {
-    let shards: Vec<_> = inner.shard_list().iter().map(|shard| shard.id()).collect();
-    for cluster in inner.backend.clusters_deleting(&shards).await? {
-        if let Some(loaded) = inner.cluster_if_loaded(cluster) {
-            inner.forget(cluster);
-            writer::barrier(&loaded.loaded).await;
+    for shard in inner.shard_list() {
+        for clusters in inner.backend.clusters_deleting(shard.id()).await?.chunks(PURGE_CLUSTERS) {
+            for cluster in clusters {
+                if let Some(loaded) = inner.cluster_if_loaded(*cluster) {
+                    inner.forget(*cluster);
+                    writer::barrier(&loaded.loaded).await;
+                }
+            }
+            while !inner.backend.clusters_purge(shard.fence(), clusters, PURGE_ROWS).await? {}
         }
-        while !inner.backend.cluster_purge(cluster, PURGE_ROWS).await? {}
     }
     Ok(())
 }

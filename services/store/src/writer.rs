@@ -29,6 +29,9 @@ const BATCH_WRITES: usize = 1024;
 const BATCH_BYTES: usize = 8 << 20;
 /// Heartbeats and Events in a batch: they ride along, and cannot fill it.
 const BACKGROUND_WRITES: usize = 256;
+/// How long heartbeats and Events wait for more of their kind when nothing else is written. A fleet that does nothing but
+/// renew leases then costs some commits a second and not one for each node; nobody waits for a heartbeat.
+const BACKGROUND_WAIT: Duration = Duration::from_millis(100);
 /// Between attempts to learn what became of a commit.
 const RESOLVE_EVERY: Duration = Duration::from_millis(100);
 
@@ -166,10 +169,24 @@ impl Writer {
 /// Everything that waits, within bounds; waits for the first. `None`: nobody can send any more.
 async fn gather(queues: &mut Queues) -> Option<Vec<Request>> {
     let mut batch = Gathered::default();
-    tokio::select! {
+    let patient = tokio::select! {
         biased;
-        request = queues.tenant.recv() => batch.add(request?),
-        request = queues.background.recv() => batch.add(request?),
+        request = queues.tenant.recv() => {
+            batch.add(request?);
+            false
+        }
+        request = queues.background.recv() => {
+            batch.add(request?);
+            // What has no writes only waits for those before it.
+            batch.writes > 0
+        }
+    };
+    if patient {
+        tokio::select! {
+            biased;
+            Some(request) = queues.tenant.recv() => batch.add(request),
+            () = tokio::time::sleep(BACKGROUND_WAIT) => {}
+        }
     }
     while batch.writes < BATCH_WRITES && batch.bytes < BATCH_BYTES {
         let Ok(request) = queues.tenant.try_recv() else { break };

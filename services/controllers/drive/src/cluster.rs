@@ -172,6 +172,7 @@ impl Cluster {
             let timer =
                 self.queue.next_timer().map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
             tokio::select! {
+                biased;
                 batch = changes.recv() => match batch {
                     Some(batch) => self.take_in(batch),
                     None => return,

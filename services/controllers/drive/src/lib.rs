@@ -145,6 +145,7 @@ async fn wake(store: Store, every: Duration, shutdown: CancellationToken) {
             Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot tell which clusters have work"),
         }
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => {}
             () = tokio::time::sleep(every) => {}
         }

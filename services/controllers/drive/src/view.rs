@@ -4,7 +4,7 @@
 //! driver and needs no lock; its objects are those of the store's cache, shared. `Event` objects are left out: they are many,
 //! own nothing and are owned by nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use galley_controllers_plan::meta::selects;
@@ -134,21 +134,21 @@ impl Change<'_> {
 
 #[derive(Debug, Default)]
 struct Table {
-    namespaces: HashMap<Arc<str>, BTreeMap<Arc<str>, Seen>>,
+    namespaces: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Seen>>,
     labels: HashMap<Arc<str>, HashMap<(String, String), BTreeSet<Arc<str>>>>,
     orphans: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     by_label: bool,
     adoptable: bool,
 }
 
-/// The cluster at [`View::revision`].
+/// The cluster at [`View::revision`]. What is iterated is sorted: the same cluster is planned for in the same order.
 #[derive(Debug, Default)]
 pub struct View {
     revision: Revision,
-    tables: HashMap<ResourceName, Table>,
+    tables: BTreeMap<ResourceName, Table>,
     uids: HashMap<Arc<str>, ObjectKey>,
-    owned: HashMap<Arc<str>, HashSet<ObjectKey>>,
-    on_node: HashMap<String, HashSet<ObjectKey>>,
+    owned: HashMap<Arc<str>, BTreeSet<ObjectKey>>,
+    on_node: HashMap<String, BTreeSet<ObjectKey>>,
 }
 
 impl View {
@@ -362,7 +362,7 @@ impl View {
     }
 }
 
-fn forget<K: std::hash::Hash + Eq + Clone>(index: &mut HashMap<K, HashSet<ObjectKey>>, at: &K, key: &ObjectKey) {
+fn forget<K: std::hash::Hash + Eq + Clone>(index: &mut HashMap<K, BTreeSet<ObjectKey>>, at: &K, key: &ObjectKey) {
     if let Some(keys) = index.get_mut(at) {
         keys.remove(key);
         if keys.is_empty() {

@@ -61,7 +61,7 @@ pub(crate) fn create(request: &Request<'_>, object: &mut Value) -> Result<(), St
         limits::admit(request, object)?;
         let account = service_account::name(object).to_owned();
         let found = request.fetch("serviceaccounts", request.namespace, &account);
-        service_account::admit(request, object, found.as_deref(), &crate::names::suffix())?;
+        service_account::admit(request, object, found.as_deref(), &crate::names::suffix(request.api.store.entropy()))?;
         priority::admit(request, object)?;
         tolerations::admit(object);
     } else if request.is("", "persistentvolumeclaims") {

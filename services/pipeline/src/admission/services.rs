@@ -62,7 +62,7 @@ pub(crate) fn allocate(request: &Request<'_>, old: Option<&Value>, new: &mut Val
             taken.add(&*service.typed::<Service>().map_err(Status::internal)?);
         }
     }
-    let errors = assign(&request.api.settings, &taken, old, new, &mut rand::rng());
+    let errors = request.api.store.entropy().draw(|mut rng| assign(&request.api.settings, &taken, old, new, &mut rng));
     if errors.is_empty() {
         return Ok(());
     }

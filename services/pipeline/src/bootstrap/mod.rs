@@ -31,7 +31,7 @@ impl ClusterApi {
             root.insert("apiVersion".into(), json!(resource.api_version()));
             root.insert("kind".into(), json!(resource.kind));
             rules::default(&resource, &mut object);
-            let uid = uuid::Uuid::new_v4().to_string();
+            let uid = self.store.entropy().uuid().to_string();
             strategy::start_metadata(&resource, namespace, &name, &uid, now, &mut object);
             strategy::prepare_create(&resource, &actor, now, &mut object);
             let draft = encode::draft(&resource, key, &object)?;

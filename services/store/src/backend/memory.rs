@@ -1,9 +1,10 @@
 //! A database in memory, for tests and simulations: same contract as Postgres', with faults on demand.
 //!
-//! Faults are what a network and a dying server do: a commit that fails, a commit that takes effect without an answer, and one
-//! that takes effect later, unless a raised epoch stops it first.
+//! Faults are what a network and a dying server do: a commit that fails, a commit that takes effect without an answer, one
+//! that takes effect later, unless a raised epoch stops it first, and one that hangs for longer than anybody waits.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use super::{
     Answer, BackendError, Batch, Cause, ChangeRow, ChangesPage, ChangesQuery, Fence, Mark, ObjectRow, Presence,
     Renewed, Snapshot, Unsettled,
 };
+use crate::codec;
 use crate::config::SEGMENT_SECONDS;
 use crate::object::ObjectKey;
 use crate::spread::{Lot, Member, Roster};
@@ -32,7 +34,11 @@ pub struct Faults {
     pub answer_lost: f64,
     /// A commit's answer is lost, and it takes effect later or never.
     pub late: f64,
-    /// The longest that an operation takes, in tokio's time.
+    /// A commit hangs before it takes effect, up to `stall`.
+    pub stalled: f64,
+    /// The longest that a stalled commit takes, in tokio's time.
+    pub stall: Duration,
+    /// The longest that an operation takes, in tokio's time, and once more until its answer is heard.
     pub latency: Duration,
 }
 
@@ -49,9 +55,22 @@ pub(super) struct Tables {
     replicas: BTreeMap<String, Replica>,
     clusters: BTreeMap<ClusterId, Contents>,
     /// Commits under way whose answer is lost already.
-    late: Vec<(Fence, Batch)>,
+    late: Vec<Late>,
+    /// Commits sent on their way so far.
+    sent: u64,
     commits: u64,
+    history: DefaultHasher,
+    #[cfg(test)]
+    ledger: BTreeMap<(ClusterId, Revision), ChangeRow>,
     pub(super) registry: Registry,
+}
+
+/// A commit that is on its way; its number tells it from others.
+#[derive(Debug)]
+struct Late {
+    number: u64,
+    fence: Fence,
+    batch: Batch,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +115,27 @@ impl Memory {
         self.tables.lock().commits
     }
 
+    pub(crate) fn history(&self) -> u64 {
+        self.tables.lock().history.finish()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn ledger(&self, cluster: ClusterId) -> Vec<ChangeRow> {
+        let tables = self.tables.lock();
+        let range = tables.ledger.range((cluster, Revision(0))..=(cluster, Revision(u64::MAX)));
+        range.map(|(_, row)| row.clone()).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has(&self, cluster: ClusterId) -> bool {
+        self.tables.lock().clusters.contains_key(&cluster)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn compacted(&self, cluster: ClusterId) -> Revision {
+        self.tables.lock().clusters.get(&cluster).map_or(Revision(0), |contents| contents.compacted)
+    }
+
     /// Everything that is stored, as bytes: what a dump would show.
     pub(crate) fn dump(&self) -> Vec<u8> {
         let tables = self.tables.lock();
@@ -111,15 +151,22 @@ impl Memory {
     }
 
     async fn weather(&self, operation: &'static str) -> Result<(), BackendError> {
-        let (latency, refused) = {
+        self.latency().await;
+        if self.chance(|faults| faults.refused) {
+            Err(BackendError::Failed { operation, source: Cause::Injected })
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn latency(&self) {
+        let latency = {
             let (faults, rng) = &mut *self.weather.lock();
-            let latency = (!faults.latency.is_zero()).then(|| rng.random_range(Duration::ZERO..faults.latency));
-            (latency, faults.refused > 0.0 && rng.random_bool(faults.refused))
+            (!faults.latency.is_zero()).then(|| rng.random_range(Duration::ZERO..faults.latency))
         };
         if let Some(latency) = latency {
             tokio::time::sleep(latency).await;
         }
-        if refused { Err(BackendError::Failed { operation, source: Cause::Injected }) } else { Ok(()) }
     }
 
     fn chance(&self, of: impl Fn(&Faults) -> f64) -> bool {
@@ -134,9 +181,19 @@ impl Memory {
         operation: &'static str,
         work: impl FnOnce(&mut Tables) -> T + Send + 'a,
     ) -> Answer<'a, T> {
+        self.try_answer(operation, |tables| Ok(work(tables)))
+    }
+
+    pub(super) fn try_answer<'a, T: Send + 'a>(
+        &'a self,
+        operation: &'static str,
+        work: impl FnOnce(&mut Tables) -> Result<T, BackendError> + Send + 'a,
+    ) -> Answer<'a, T> {
         Box::pin(async move {
             self.weather(operation).await?;
-            Ok(work(&mut self.tables.lock()))
+            let answer = work(&mut self.tables.lock());
+            self.latency().await;
+            answer
         })
     }
 
@@ -176,7 +233,7 @@ impl Tables {
         Roster { members: members.map(member).collect(), lots: self.shards.iter().map(lot).collect() }
     }
 
-    fn holds(&self, fence: Fence) -> bool {
+    pub(super) fn holds(&self, fence: Fence) -> bool {
         self.shards.get(&fence.shard).is_some_and(|lease| lease.epoch == fence.epoch)
     }
 
@@ -185,16 +242,17 @@ impl Tables {
             return Err(BackendError::Fenced { shard: fence.shard });
         }
         let follows = |step: &super::Step| {
-            self.clusters.get(&step.cluster).map_or(Revision(0), |contents| contents.revision) == step.base
+            self.clusters.get(&step.cluster).is_some_and(|contents| contents.revision == step.base)
         };
         if !batch.steps.iter().all(follows) {
-            return Err(BackendError::Failed { operation: "commit", source: Cause::Injected });
+            return Err(BackendError::Fenced { shard: fence.shard });
         }
         self.commits += 1;
         for step in &batch.steps {
             self.clusters.entry(step.cluster).or_default().revision = step.next;
         }
         for row in &batch.rows {
+            self.remember(batch.at, row);
             let contents = self.clusters.entry(row.cluster).or_default();
             if row.last {
                 match row.kind {
@@ -213,16 +271,34 @@ impl Tables {
         Ok(())
     }
 
+    fn remember(&mut self, at: Timestamp, row: &ChangeRow) {
+        let kind = format!("{:?}", row.kind);
+        (row.cluster, row.revision, kind, &row.key, &row.uid, &row.meta, at.as_microsecond()).hash(&mut self.history);
+        // What is encrypted differs each time.
+        if !codec::is_sealed(&row.key.resource) {
+            row.body.hash(&mut self.history);
+        }
+        #[cfg(test)]
+        self.ledger.insert((row.cluster, row.revision), row.clone());
+    }
+
     /// Commits of the shard that are still on their way end: each took effect, or never will.
     fn settle_late(&mut self, shard: ShardId, mut take: impl FnMut() -> bool) {
-        let (ending, late) = std::mem::take(&mut self.late).into_iter().partition(|(fence, _)| fence.shard == shard);
+        let (ending, late) = std::mem::take(&mut self.late).into_iter().partition(|late| late.fence.shard == shard);
         self.late = late;
-        let ending: Vec<(Fence, Batch)> = ending;
-        for (fence, batch) in ending {
+        let ending: Vec<Late> = ending;
+        for late in ending {
             if take() {
-                let _ = self.commit(fence, &batch);
+                let _ = self.commit(late.fence, &late.batch);
             }
         }
+    }
+
+    /// Sends a commit on its way.
+    fn send(&mut self, fence: Fence, batch: &Batch) -> u64 {
+        self.sent += 1;
+        self.late.push(Late { number: self.sent, fence, batch: batch.clone() });
+        self.sent
     }
 
     pub(super) fn contents_remove(&mut self, cluster: ClusterId) {
@@ -344,10 +420,24 @@ impl Memory {
         self.weather("commit").await?;
         let unknown = BackendError::Unknown { operation: "commit", source: Cause::Injected };
         if self.chance(|faults| faults.late) {
-            self.tables.lock().late.push((fence, batch.clone()));
+            self.tables.lock().send(fence, batch);
             return Err(unknown);
         }
+        if self.chance(|faults| faults.stalled) {
+            let number = self.tables.lock().send(fence, batch);
+            let stall = {
+                let (faults, rng) = &mut *self.weather.lock();
+                rng.random_range(Duration::ZERO..=faults.stall)
+            };
+            // Whoever waits may give up here: the commit stays on its way.
+            tokio::time::sleep(stall).await;
+            let mut tables = self.tables.lock();
+            let Some(at) = tables.late.iter().position(|late| late.number == number) else { return Err(unknown) };
+            tables.late.remove(at);
+            return tables.commit(fence, batch);
+        }
         self.tables.lock().commit(fence, batch)?;
+        self.latency().await;
         if self.chance(|faults| faults.answer_lost) { Err(unknown) } else { Ok(()) }
     }
 
@@ -402,7 +492,7 @@ impl Memory {
     pub(super) fn revisions<'a>(&'a self, clusters: &'a [ClusterId]) -> Answer<'a, Vec<Revision>> {
         self.answer("revisions", move |tables| {
             // A commit under an epoch that was not raised may still arrive.
-            let late: Vec<ShardId> = tables.late.iter().map(|(fence, _)| fence.shard).collect();
+            let late: Vec<ShardId> = tables.late.iter().map(|late| late.fence.shard).collect();
             let revision = |cluster| tables.clusters.get(cluster).map_or(Revision(0), |contents| contents.revision);
             let answer = clusters.iter().map(revision).collect();
             late.into_iter().for_each(|shard| tables.settle_late(shard, || self.chance(|_| 0.5)));

@@ -7,7 +7,10 @@ use galley_types::{ClusterId, Revision, ShardId, TenantId};
 use jiff::Timestamp;
 
 use super::memory::Memory;
-use super::{Answer, Backend, Batch, ChangesPage, ChangesQuery, Fence, Mark, Presence, Renewed, Snapshot, Unsettled};
+use super::{
+    Answer, Backend, BackendError, Batch, ChangesPage, ChangesQuery, Fence, Mark, Presence, Renewed, Snapshot,
+    Unsettled,
+};
 use crate::registry::ClusterState;
 use crate::registry::records::{
     BootstrapToken, ClusterInserted, ClusterRow, SealedKeys, ServiceToken, Tenant, TenantInserted, TokenRow,
@@ -212,18 +215,23 @@ impl Backend for Memory {
         })
     }
 
-    fn clusters_deleting<'a>(&'a self, shards: &'a [ShardId]) -> Answer<'a, Vec<ClusterId>> {
+    fn clusters_deleting(&self, shard: ShardId) -> Answer<'_, Vec<ClusterId>> {
         self.answer("clusters_deleting", move |tables| {
-            tables.registry.in_state(shards, ClusterState::Deleting).collect()
+            tables.registry.in_state(&[shard], ClusterState::Deleting).collect()
         })
     }
 
-    fn cluster_purge(&self, cluster: ClusterId, _rows: i64) -> Answer<'_, bool> {
-        self.answer("cluster_purge", move |tables| {
-            tables.contents_remove(cluster);
-            tables.registry.bootstrap_tokens.retain(|(_, token)| token.cluster != cluster);
-            tables.registry.clusters.retain(|(_, row)| row.cluster.id != cluster);
-            true
+    fn clusters_purge<'a>(&'a self, fence: Fence, clusters: &'a [ClusterId], _rows: i64) -> Answer<'a, bool> {
+        self.try_answer("clusters_purge", move |tables| {
+            if !tables.holds(fence) {
+                return Err(BackendError::Fenced { shard: fence.shard });
+            }
+            for cluster in clusters {
+                tables.contents_remove(*cluster);
+            }
+            tables.registry.bootstrap_tokens.retain(|(_, token)| !clusters.contains(&token.cluster));
+            tables.registry.clusters.retain(|(_, row)| !clusters.contains(&row.cluster.id));
+            Ok(true)
         })
     }
 

@@ -259,10 +259,11 @@ pub(crate) trait Backend: Send + Sync + std::fmt::Debug + 'static {
     fn cluster_by_host<'a>(&'a self, label: &'a str) -> Answer<'a, Option<ClusterRow>>;
     /// Marks it deleted and destroys its keys. False: no such cluster of that tenant.
     fn cluster_shred(&self, tenant: TenantId, cluster: ClusterId) -> Answer<'_, bool>;
-    /// Clusters of the shards that are marked deleted and still have rows.
-    fn clusters_deleting<'a>(&'a self, shards: &'a [ShardId]) -> Answer<'a, Vec<ClusterId>>;
-    /// Removes up to `rows` rows of a cluster marked deleted. True: nothing is left.
-    fn cluster_purge(&self, cluster: ClusterId, rows: i64) -> Answer<'_, bool>;
+    /// Clusters of the shard that are marked deleted and still have rows.
+    fn clusters_deleting(&self, shard: ShardId) -> Answer<'_, Vec<ClusterId>>;
+    /// Removes up to `rows` rows of each table of clusters of the shard that are marked deleted. True: nothing is left of any.
+    /// Refused as a commit is: who lost the shard may not take rows away from under who has it, and may have them in memory.
+    fn clusters_purge<'a>(&'a self, fence: Fence, clusters: &'a [ClusterId], rows: i64) -> Answer<'a, bool>;
 
     fn bootstrap_insert<'a>(&'a self, token: &'a BootstrapToken, hash: [u8; 32]) -> Answer<'a, ()>;
     /// Uses the token up, if it is there, unused and not expired.

@@ -70,8 +70,11 @@ fn parse_cluster_id(text: &str) -> Option<ClusterId> {
 impl Store {
     /// Makes a tenant.
     pub async fn tenant_create(&self, name: &str) -> Result<Tenant, StoreError> {
-        let tenant =
-            Tenant { id: TenantId::from_trusted_row(Uuid::new_v4()), name: name.to_owned(), created: self.inner.now() };
+        let tenant = Tenant {
+            id: TenantId::from_trusted_row(self.inner.config.entropy.uuid()),
+            name: name.to_owned(),
+            created: self.inner.now(),
+        };
         match self.inner.backend.tenant_insert(&tenant).await? {
             TenantInserted::New => Ok(tenant),
             TenantInserted::NameTaken => Err(StoreError::TenantNameTaken(tenant.name)),
@@ -141,7 +144,7 @@ impl Store {
     }
 
     async fn cluster_row(&self, new: &NewCluster) -> Result<ClusterRow, StoreError> {
-        let uuid = Uuid::new_v4();
+        let uuid = self.inner.config.entropy.uuid();
         let id = ClusterId::from_trusted_row(uuid);
         let hex = uuid.as_simple().to_string();
         let data_key = random()?;

@@ -2,6 +2,7 @@
 
 mod clock;
 mod postgres;
+mod simulation;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::store::Store;
 pub use crate::backend::memory::Faults;
 pub use clock::TokioClock;
 pub use postgres::{Postgres, PostgresError};
+pub use simulation::run_seeds;
 
 /// A database in memory, that several stores may open as several processes would. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -40,6 +42,29 @@ impl MemoryDatabase {
     /// Every stored body: what a dump would show.
     pub fn dump(&self) -> Vec<u8> {
         self.0.dump()
+    }
+
+    /// A hash of every change ever committed, in its order: whether two runs had the same history.
+    pub fn history(&self) -> u64 {
+        self.0.history()
+    }
+
+    /// Every change ever committed to a cluster, compacted or not: what happened, whatever anybody was told.
+    #[cfg(test)]
+    pub(crate) fn ledger(&self, cluster: galley_types::ClusterId) -> Vec<crate::backend::ChangeRow> {
+        self.0.ledger(cluster)
+    }
+
+    /// Whether anything is kept of a cluster.
+    #[cfg(test)]
+    pub(crate) fn has(&self, cluster: galley_types::ClusterId) -> bool {
+        self.0.has(cluster)
+    }
+
+    /// Up to which revision a cluster's changes may be gone.
+    #[cfg(test)]
+    pub(crate) fn compacted(&self, cluster: galley_types::ClusterId) -> galley_types::Revision {
+        self.0.compacted(cluster)
     }
 
     /// Batches committed so far.
@@ -121,7 +146,9 @@ impl Store {
 
     /// One round of housekeeping now: marks, eviction, expired Events, retention, deleted clusters.
     pub async fn housekeep(&self) -> Result<(), StoreError> {
-        crate::upkeep::house_round(&self.inner, true).await
+        crate::upkeep::house_round(&self.inner, true).await?;
+        self.inner.settle_marks(Duration::ZERO).await?;
+        crate::upkeep::purge(&self.inner).await
     }
 
     /// One round of lease renewal and acquisition now.

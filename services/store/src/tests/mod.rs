@@ -9,4 +9,5 @@ mod postgres;
 mod registry;
 mod simulation;
 mod support;
+mod upkeep;
 mod watches;

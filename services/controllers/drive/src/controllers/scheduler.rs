@@ -5,7 +5,7 @@
 //! confirms it, and what was not confirmed when the next plan starts has failed and is tried again. Only pods whose
 //! `schedulerName` is `default-scheduler` are taken.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use galley_controllers_plan::{Action, Note, PatchForm, Plan, Verb, meta, pod as pods, time};
@@ -41,9 +41,9 @@ pub struct Scheduler {
     /// What happened since the last plan.
     events: Vec<Event>,
     /// Placed by the last plan and not confirmed yet.
-    unconfirmed: HashSet<Arc<str>>,
+    unconfirmed: BTreeSet<Arc<str>>,
     /// Pods that must go, by uid, until they are seen going.
-    victims: HashMap<Arc<str>, Victim>,
+    victims: BTreeMap<Arc<str>, Victim>,
     budgets_changed: bool,
 }
 
@@ -63,8 +63,8 @@ impl Default for Scheduler {
             // Breaks ties between equally good nodes: nothing that needs to be unpredictable.
             rng: StdRng::seed_from_u64(0),
             events: Vec::new(),
-            unconfirmed: HashSet::new(),
-            victims: HashMap::new(),
+            unconfirmed: BTreeSet::new(),
+            victims: BTreeMap::new(),
             budgets_changed: true,
         }
     }

@@ -261,12 +261,12 @@ impl Backend for Postgres {
         Box::pin(self.shred_cluster(tenant, cluster))
     }
 
-    fn clusters_deleting<'a>(&'a self, shards: &'a [ShardId]) -> Answer<'a, Vec<ClusterId>> {
-        Box::pin(self.read_deleting(shards))
+    fn clusters_deleting(&self, shard: ShardId) -> Answer<'_, Vec<ClusterId>> {
+        Box::pin(self.read_deleting(shard))
     }
 
-    fn cluster_purge(&self, cluster: ClusterId, rows: i64) -> Answer<'_, bool> {
-        Box::pin(self.purge_cluster(cluster, rows))
+    fn clusters_purge<'a>(&'a self, fence: Fence, clusters: &'a [ClusterId], rows: i64) -> Answer<'a, bool> {
+        Box::pin(self.purge_clusters(fence, clusters, rows))
     }
 
     fn bootstrap_insert<'a>(&'a self, token: &'a BootstrapToken, hash: [u8; 32]) -> Answer<'a, ()> {

@@ -8,7 +8,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::types::At;
-use super::{BackendError, Postgres, Sees, failed};
+use super::{BackendError, Fence, Postgres, Sees, failed};
 use crate::registry::records::{
     BootstrapToken, ClusterInserted, ClusterRow, SealedKeys, ServiceToken, Tenant, TenantInserted, TokenRow,
 };
@@ -277,51 +277,58 @@ impl Postgres {
         Ok(done.rows_affected() == 1)
     }
 
-    pub(super) async fn read_deleting(&self, shards: &[ShardId]) -> Result<Vec<ClusterId>, BackendError> {
+    pub(super) async fn read_deleting(&self, shard: ShardId) -> Result<Vec<ClusterId>, BackendError> {
         let failed = failed("list deleted clusters");
-        let shards: Vec<i32> = shards.iter().map(|shard| shard.0).collect();
         let mut tx = self.begin(Sees::All).await?;
-        let ids: Vec<Uuid> =
-            sqlx::query_scalar("SELECT id FROM clusters WHERE state = 'deleting' AND shard_id = ANY ($1)")
-                .bind(&shards)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(&failed)?;
+        let ids: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM clusters WHERE state = 'deleting' AND shard_id = $1")
+            .bind(shard.0)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(&failed)?;
         tx.commit().await.map_err(&failed)?;
         Ok(ids.into_iter().map(ClusterId::from_trusted_row).collect())
     }
 
-    pub(super) async fn purge_cluster(&self, id: ClusterId, rows: i64) -> Result<bool, BackendError> {
-        let failed = failed("remove a deleted cluster's rows");
+    /// One statement for each table, however many clusters.
+    pub(super) async fn purge_clusters(
+        &self,
+        fence: Fence,
+        clusters: &[ClusterId],
+        rows: i64,
+    ) -> Result<bool, BackendError> {
+        let failed = failed("remove deleted clusters' rows");
+        let ids: Vec<Uuid> = clusters.iter().map(ClusterId::as_uuid).collect();
         let mut tx = self.begin(Sees::All).await?;
-        let objects = sqlx::query(
-            "DELETE FROM objects WHERE (cluster_id, resource, namespace, name) IN (
-                 SELECT cluster_id, resource, namespace, name FROM objects WHERE cluster_id = $1 LIMIT $2)",
-        )
-        .bind(id.as_uuid())
-        .bind(rows)
-        .execute(&mut *tx)
-        .await
-        .map_err(&failed)?;
-        let changes = sqlx::query(
-            "DELETE FROM changes WHERE cluster_id = $1 AND revision IN (
-                 SELECT revision FROM changes WHERE cluster_id = $1 ORDER BY revision LIMIT $2)",
-        )
-        .bind(id.as_uuid())
-        .bind(rows)
-        .execute(&mut *tx)
-        .await
-        .map_err(&failed)?;
-        let done = objects.rows_affected() == 0 && changes.rows_affected() == 0;
-        if done {
-            for statement in
-                ["DELETE FROM changes_compacted WHERE cluster_id = $1", "DELETE FROM clusters WHERE id = $1"]
-            {
-                sqlx::query(statement).bind(id.as_uuid()).execute(&mut *tx).await.map_err(&failed)?;
+        let held = sqlx::query("SELECT 1 FROM shards WHERE id = $1 AND epoch = $2 FOR SHARE")
+            .bind(fence.shard.0)
+            .bind(fence.epoch)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(&failed)?;
+        if held.is_none() {
+            return Err(BackendError::Fenced { shard: fence.shard });
+        }
+        let mut left = false;
+        for statement in [
+            "DELETE FROM objects WHERE ctid = ANY (ARRAY(
+                 SELECT ctid FROM objects WHERE cluster_id = ANY ($1) LIMIT $2))",
+            // Rows of several partitions may have the same ctid.
+            "DELETE FROM changes WHERE (cluster_id, revision, at) IN (
+                 SELECT cluster_id, revision, at FROM changes WHERE cluster_id = ANY ($1) LIMIT $2)",
+        ] {
+            let done = sqlx::query(statement).bind(&ids).bind(rows).execute(&mut *tx).await.map_err(&failed)?;
+            left |= i64::try_from(done.rows_affected()).is_ok_and(|removed| removed >= rows);
+        }
+        if !left {
+            for statement in [
+                "DELETE FROM changes_compacted WHERE cluster_id = ANY ($1)",
+                "DELETE FROM clusters WHERE id = ANY ($1)",
+            ] {
+                sqlx::query(statement).bind(&ids).execute(&mut *tx).await.map_err(&failed)?;
             }
         }
         tx.commit().await.map_err(&failed)?;
-        Ok(done)
+        Ok(!left)
     }
 
     pub(super) async fn insert_bootstrap(&self, token: &BootstrapToken, hash: [u8; 32]) -> Result<(), BackendError> {
