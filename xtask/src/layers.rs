@@ -16,6 +16,7 @@ const FORBIDDEN: &[(&[&str], &[&str])] = &[
             "galley-types",
             "galley-kube",
             "galley-authz",
+            "galley-fair",
             "galley-scheduler",
             "galley-controllers-plan",
             "galley-cloud-plan",

@@ -232,7 +232,7 @@ impl State {
         (start, self.revision)
     }
 
-    /// Moves a cursor over the log, taking up to `most` events in scope.
+    /// Moves a cursor over the log, taking up to `most` events in scope, or as many as reach `most_bytes`.
     pub(crate) fn advance(
         &self,
         kind: usize,
@@ -241,6 +241,7 @@ impl State {
         position: &mut u64,
         taken: &mut VecDeque<Arc<Event>>,
         most: usize,
+        most_bytes: usize,
     ) -> Advance {
         if self.closed {
             return Advance::Closed;
@@ -249,13 +250,15 @@ impl State {
         let Some(skip) = position.checked_sub(log.first) else {
             return Advance::Behind;
         };
+        let mut bytes = 0;
         for (event, _) in log.events.range(usize::try_from(skip).unwrap_or(usize::MAX).min(log.events.len())..) {
             *position += 1;
             let key = &event.object.key;
             // A watch may ask for a revision that is still to come.
             if event.object.revision > after && namespace.is_none_or(|namespace| *key.namespace == *namespace) {
                 taken.push_back(event.clone());
-                if taken.len() >= most {
+                bytes += event.object.body.len() + event.previous.as_ref().map_or(0, |before| before.body.len());
+                if taken.len() >= most || bytes >= most_bytes {
                     break;
                 }
             }

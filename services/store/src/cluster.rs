@@ -17,12 +17,15 @@ use crate::config::StoreConfig;
 use crate::crypto::DataKey;
 use crate::entropy::Entropy;
 use crate::error::StoreError;
+use crate::lanes::Lane;
 use crate::object::{Draft, Object, ObjectKey};
 use crate::plan::Request;
 use crate::registry::{self, Cluster, ClusterKeys};
 use crate::shard::Shard;
 use crate::watch::{Event, Scope, Watch, WatchEnd};
 
+/// A page of changes ends here: a reader that is slow or one of many holds no more than this, and one large change.
+const CHANGES_BYTES: usize = 1 << 20;
 /// Changes read at once when a list is rolled back.
 const ROLLBACK_PAGE: usize = 2000;
 
@@ -261,12 +264,11 @@ impl ClusterStore {
             let resource = write.resource();
             !codec::is_logged(resource) || codec::is_event(resource)
         });
-        let lanes = &self.loaded.shard.lanes;
-        let lane = if quiet { &lanes.background } else { &lanes.tenant };
+        let lane = if quiet { Lane::Background } else { Lane::Tenant };
         let (answer, answers) = oneshot::channel();
         let request = Request { cluster: self.loaded.clone(), writes, answer };
         let unavailable = || vec![Err(CommitError::Unavailable("the shard is lost".into())); count];
-        if lane.send(request).await.is_err() {
+        if self.loaded.shard.lanes.send(lane, request).await.is_err() {
             return unavailable();
         }
         answers.await.unwrap_or_else(|_| unavailable())
@@ -321,12 +323,12 @@ impl Loaded {
         until: Revision,
         limit: usize,
     ) -> Result<(Vec<Arc<Event>>, Revision), WatchEnd> {
-        let query = ChangesQuery { cluster: self.id, scope: scope.clone(), after, until, limit };
+        let query = ChangesQuery { cluster: self.id, scope: scope.clone(), after, until, limit, bytes: CHANGES_BYTES };
         let page = self.backend.changes(query).await.map_err(|error| self.unreadable(error.into()))?;
         if page.compacted > after {
             return Err(WatchEnd::Expired { asked: after, oldest: page.compacted });
         }
-        let full = page.rows.len() >= limit;
+        let full = page.more;
         let mut events = Vec::with_capacity(page.rows.len());
         for row in page.rows {
             events.push(Arc::new(codec::event_from(&self.key, row).map_err(|error| self.unreadable(error))?));

@@ -17,6 +17,7 @@ mod config;
 mod crypto;
 mod entropy;
 mod error;
+mod lanes;
 mod notice;
 mod object;
 mod owners;

@@ -173,8 +173,7 @@ impl Inner {
         let lease_ends = Instant::now() + self.config.lease;
         let fences = self.backend.lease_acquire(&self.config.holder, shards, self.config.lease).await?;
         for fence in fences {
-            let (shard, queues) = Shard::new(fence, lease_ends);
-            let shard = Arc::new(shard);
+            let shard = Arc::new(Shard::new(fence, lease_ends));
             let writer = Writer {
                 shard: shard.clone(),
                 backend: self.backend.clone(),
@@ -182,7 +181,7 @@ impl Inner {
                 clock: self.clock.clone(),
                 notices: self.notices.clone(),
             };
-            self.writer_start(writer.run(queues));
+            self.writer_start(writer.run());
             tracing::info!(shard = fence.shard.0, epoch = fence.epoch, "shard acquired");
             self.shard_insert(shard);
         }

@@ -6,14 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use galley_types::ShardId;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::backend::Fence;
-use crate::plan::Request;
-
-/// Requests that may wait for a writer. Beyond it, callers wait before they queue.
-const QUEUE: usize = 8192;
+use crate::lanes::Lanes;
 
 #[derive(Debug)]
 pub(crate) struct Shard {
@@ -26,20 +23,6 @@ pub(crate) struct Shard {
     pub lease: tokio::sync::Mutex<()>,
     pub gate: Gate,
     pub lanes: Lanes,
-}
-
-/// Two queues, so that heartbeats and Events wait for tenants' writes and not the other way round.
-#[derive(Debug)]
-pub(crate) struct Lanes {
-    pub tenant: mpsc::Sender<Request>,
-    pub background: mpsc::Sender<Request>,
-}
-
-/// The writer's ends.
-#[derive(Debug)]
-pub(crate) struct Queues {
-    pub tenant: mpsc::Receiver<Request>,
-    pub background: mpsc::Receiver<Request>,
 }
 
 /// Requests that are being answered. Before a shard is handed over its gate is closed, so that none of them is refused half
@@ -107,19 +90,16 @@ impl Shard {
         (self.is_held(Instant::now()) && self.gate.enter()).then(|| Pass(self.clone()))
     }
 
-    pub(crate) fn new(fence: Fence, lease_ends: Instant) -> (Self, Queues) {
-        let (tenant, tenant_queue) = mpsc::channel(QUEUE);
-        let (background, background_queue) = mpsc::channel(QUEUE);
-        let shard = Self {
+    pub(crate) fn new(fence: Fence, lease_ends: Instant) -> Self {
+        Self {
             id: fence.shard,
             epoch: AtomicI64::new(fence.epoch),
             lost: AtomicBool::new(false),
             lease_ends: Mutex::new(lease_ends),
             lease: tokio::sync::Mutex::new(()),
             gate: Gate::default(),
-            lanes: Lanes { tenant, background },
-        };
-        (shard, Queues { tenant: tenant_queue, background: background_queue })
+            lanes: Lanes::default(),
+        }
     }
 
     pub(crate) fn id(&self) -> ShardId {
@@ -141,6 +121,7 @@ impl Shard {
 
     pub(crate) fn lose(&self) {
         self.lost.store(true, Ordering::Release);
+        self.lanes.close();
     }
 
     pub(crate) fn is_lost(&self) -> bool {

@@ -79,6 +79,8 @@ pub enum WatchEnd {
 
 /// Events taken from the shared log under one lock.
 const TAKE: usize = 256;
+/// The same in bytes: what is taken is kept for this watcher even when the log lets it go. The last event may be larger.
+const TAKE_BYTES: usize = 256 << 10;
 /// Changes read from Postgres at once.
 const PAGE: usize = 500;
 
@@ -204,7 +206,7 @@ impl Watch {
         };
         let state = self.cluster.state.read();
         let namespace = self.scope.namespace.as_deref();
-        match state.advance(self.kind, namespace, self.delivered, position, &mut self.buffer, TAKE) {
+        match state.advance(self.kind, namespace, self.delivered, position, &mut self.buffer, TAKE, TAKE_BYTES) {
             Advance::Behind => Err(WatchEnd::TooSlow),
             Advance::Closed => Err(WatchEnd::Closing),
             found @ (Advance::Events | Advance::Quiet(_)) => Ok(found),

@@ -1,10 +1,9 @@
 //! The one writer of a shard: everything that waits becomes one transaction.
 //!
 //! ```text
-//!  callers ──> tenant lane ─────┐
-//!  callers ──> background lane ─┴─> plan ──> one transaction ──> cache ──> answers, watchers, controllers
-//!                                               │ no answer
-//!                                               └─> raise the epoch (all older commits have ended) ──> read revisions
+//!  callers ──> lanes (fair) ──> a batch ──> plan ──> one transaction ──> cache ──> answers, watchers, controllers
+//!                                                          │ no answer
+//!                                                          └─> raise the epoch (all older commits have ended) ──> read revisions
 //! ```
 //!
 //! While a transaction is on its way to disk, the next batch gathers: batches grow with the load, and the rate is bounded by
@@ -21,17 +20,8 @@ use crate::cluster::{CommitError, Loaded};
 use crate::config::StoreConfig;
 use crate::notice::Notices;
 use crate::plan::{self, Move, Plan, Request};
-use crate::shard::{Queues, Shard};
+use crate::shard::Shard;
 
-/// Writes of tenants in a batch: about 40 ms of Postgres, so that nobody waits long behind a batch.
-const BATCH_WRITES: usize = 1024;
-/// Bytes in a batch: large bodies make fewer rows.
-const BATCH_BYTES: usize = 8 << 20;
-/// Heartbeats and Events in a batch: they ride along, and cannot fill it.
-const BACKGROUND_WRITES: usize = 256;
-/// How long heartbeats and Events wait for more of their kind when nothing else is written. A fleet that does nothing but
-/// renew leases then costs some commits a second and not one for each node; nobody waits for a heartbeat.
-const BACKGROUND_WAIT: Duration = Duration::from_millis(100);
 /// Between attempts to learn what became of a commit.
 const RESOLVE_EVERY: Duration = Duration::from_millis(100);
 
@@ -54,21 +44,14 @@ enum Outcome {
 
 impl Writer {
     /// Until the shard is lost or nobody can send any more.
-    pub(crate) async fn run(self, mut queues: Queues) {
-        while let Some(requests) = gather(&mut queues).await {
+    pub(crate) async fn run(self) {
+        let _abandons = Abandons(&self.shard);
+        while let Some(requests) = self.shard.lanes.gather().await {
             if self.shard.is_lost() {
                 refuse(requests, "the shard is lost");
-                break;
+            } else {
+                self.write(requests).await;
             }
-            self.write(requests).await;
-        }
-        queues.tenant.close();
-        queues.background.close();
-        while let Ok(request) = queues.tenant.try_recv() {
-            refuse(vec![request], "the shard is lost");
-        }
-        while let Ok(request) = queues.background.try_recv() {
-            refuse(vec![request], "the shard is lost");
         }
     }
 
@@ -166,52 +149,12 @@ impl Writer {
     }
 }
 
-/// Everything that waits, within bounds; waits for the first. `None`: nobody can send any more.
-async fn gather(queues: &mut Queues) -> Option<Vec<Request>> {
-    let mut batch = Gathered::default();
-    let patient = tokio::select! {
-        biased;
-        request = queues.tenant.recv() => {
-            batch.add(request?);
-            false
-        }
-        request = queues.background.recv() => {
-            batch.add(request?);
-            // What has no writes only waits for those before it.
-            batch.writes > 0
-        }
-    };
-    if patient {
-        tokio::select! {
-            biased;
-            Some(request) = queues.tenant.recv() => batch.add(request),
-            () = tokio::time::sleep(BACKGROUND_WAIT) => {}
-        }
-    }
-    while batch.writes < BATCH_WRITES && batch.bytes < BATCH_BYTES {
-        let Ok(request) = queues.tenant.try_recv() else { break };
-        batch.add(request);
-    }
-    let most = (batch.writes + BACKGROUND_WRITES).min(BATCH_WRITES + BACKGROUND_WRITES);
-    while batch.writes < most && batch.bytes < BATCH_BYTES {
-        let Ok(request) = queues.background.try_recv() else { break };
-        batch.add(request);
-    }
-    Some(batch.requests)
-}
+/// A writer that ends, however it ends, leaves nobody waiting.
+struct Abandons<'a>(&'a Shard);
 
-#[derive(Default)]
-struct Gathered {
-    requests: Vec<Request>,
-    writes: usize,
-    bytes: usize,
-}
-
-impl Gathered {
-    fn add(&mut self, request: Request) {
-        self.writes += request.writes.len();
-        self.bytes += request.writes.iter().map(crate::cluster::Write::bytes).sum::<usize>();
-        self.requests.push(request);
+impl Drop for Abandons<'_> {
+    fn drop(&mut self) {
+        self.0.lanes.abandon();
     }
 }
 
@@ -229,13 +172,7 @@ fn void(answers: Vec<(tokio::sync::oneshot::Sender<plan::Answers>, plan::Answers
     }
 }
 
-/// Waits until everything sent to the shard before is committed or refused.
+/// Waits until everything sent to the cluster's shard before is committed or refused.
 pub(crate) async fn barrier(cluster: &Arc<Loaded>) {
-    for lane in [&cluster.shard.lanes.tenant, &cluster.shard.lanes.background] {
-        let (answer, done) = tokio::sync::oneshot::channel();
-        let request = Request { cluster: cluster.clone(), writes: Vec::new(), answer };
-        if lane.send(request).await.is_ok() {
-            let _ = done.await;
-        }
-    }
+    cluster.shard.lanes.barrier().await;
 }

@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use galley_types::{Clock, ClusterId, Revision, ShardId};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -448,12 +449,19 @@ impl Memory {
             row.key.resource == query.scope.resource
                 && query.scope.namespace.as_ref().is_none_or(|namespace| *namespace == row.key.namespace)
         };
-        let rows = contents
+        let mut bytes = 0;
+        let rows: Vec<ChangeRow> = contents
             .changes
             .range(query.after.next()..)
             .take_while(|(revision, _)| **revision <= query.until)
             .filter(|(_, (_, row))| in_scope(row))
             .take(query.limit)
+            .take_while(|(_, (_, row))| {
+                let before = bytes;
+                let previous = row.previous.as_ref().and_then(|previous| previous.body.as_ref());
+                bytes += [row.body.as_ref(), previous].into_iter().flatten().map(Bytes::len).sum::<usize>();
+                before < query.bytes
+            })
             .map(|(_, (_, row))| {
                 let mut row = row.clone();
                 if let Some(previous) = row.previous.as_mut().filter(|previous| previous.body.is_none()) {
@@ -463,7 +471,8 @@ impl Memory {
                 row
             })
             .collect();
-        ChangesPage { compacted: contents.compacted, rows }
+        let more = rows.len() >= query.limit || bytes >= query.bytes;
+        ChangesPage { compacted: contents.compacted, rows, more }
     }
 
     fn unsettled_rows(tables: &Tables, shards: &[ShardId], now: Timestamp) -> Vec<Unsettled> {

@@ -170,6 +170,8 @@ pub(crate) struct ChangesPage {
     pub compacted: Revision,
     /// Previous bodies are filled in.
     pub rows: Vec<ChangeRow>,
+    /// Whether the page was full before `until`.
+    pub more: bool,
 }
 
 /// What part of `changes` is asked for.
@@ -182,6 +184,8 @@ pub(crate) struct ChangesQuery {
     /// Inclusive.
     pub until: Revision,
     pub limit: usize,
+    /// The page ends with the row that reaches so many bytes of bodies.
+    pub bytes: usize,
 }
 
 /// How far controllers are with a cluster.

@@ -22,6 +22,7 @@ async fn an_idle_cluster_is_unloaded_and_loaded_again_on_use() {
     store.evict().await;
     assert!(store.loaded().is_empty());
     assert_eq!(store.cache_bytes(), 0);
+    store.renew().await.expect("renews");
     let again = store.cluster(id).await.expect("loads");
     assert_eq!(names(&again.list_all()), ["x=1"]);
     store.evict().await;
@@ -105,6 +106,7 @@ async fn controllers_hear_loads_changes_and_unloads_in_order() {
     assert_eq!(heard, ["loaded true", "Added x=1@1", "Added l=1@2"]);
     store.evict().await;
     assert!(matches!(notices.recv().await, Some(Notice::Unloaded(gone)) if gone == id));
+    store.renew().await.expect("renews");
     store.cluster(id).await.expect("loads");
     assert!(matches!(notices.recv().await, Some(Notice::Loaded(_))));
 }

@@ -4,6 +4,7 @@ mod cache;
 mod cluster;
 mod crash;
 mod handover;
+mod lanes;
 mod migrations;
 mod postgres;
 mod registry;

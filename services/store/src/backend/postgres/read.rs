@@ -129,14 +129,23 @@ impl Postgres {
         let cluster = query.cluster;
         let mut tx = self.begin(Sees::All).await?;
         let rows = sqlx::query(
-            "SELECT c.revision, c.tenant_id, c.kind, c.resource, c.namespace, c.name, c.uid, c.meta, c.revision_at, c.body,
-                c.prev_revision, c.prev_meta, c.prev_revision_at, coalesce(c.prev_body, p.body) AS prev_body
-             FROM changes c
+            "WITH found AS MATERIALIZED (
+                 SELECT revision, at, coalesce(octet_length(body), 0) + coalesce(octet_length(prev_body), 0) AS size
+                 FROM changes
+                 WHERE cluster_id = $1 AND revision > $2 AND revision <= $3 AND resource = $4
+                     AND ($5::text IS NULL OR namespace = $5)
+                 ORDER BY revision LIMIT $6
+             ), page AS (
+                 SELECT revision, at, sum(size) OVER (ORDER BY revision) - size AS before FROM found
+             )
+             SELECT c.revision, c.tenant_id, c.kind, c.resource, c.namespace, c.name, c.uid, c.meta, c.revision_at, c.body,
+                c.prev_revision, c.prev_meta, c.prev_revision_at, coalesce(c.prev_body, p.body) AS prev_body,
+                (SELECT count(*) FROM found) AS found
+             FROM page JOIN changes c ON c.cluster_id = $1 AND c.revision = page.revision AND c.at = page.at
              LEFT JOIN changes p
                  ON c.prev_body IS NULL AND p.cluster_id = c.cluster_id AND p.revision = c.prev_revision
-             WHERE c.cluster_id = $1 AND c.revision > $2 AND c.revision <= $3 AND c.resource = $4
-                 AND ($5::text IS NULL OR c.namespace = $5)
-             ORDER BY c.revision LIMIT $6",
+             WHERE page.before < $7
+             ORDER BY c.revision",
         )
         .bind(cluster.as_uuid())
         .bind(query.after.0.cast_signed())
@@ -144,6 +153,7 @@ impl Postgres {
         .bind(query.scope.resource.as_str())
         .bind(query.scope.namespace.as_deref())
         .bind(i64::try_from(query.limit).unwrap_or(i64::MAX))
+        .bind(i64::try_from(query.bytes).unwrap_or(i64::MAX))
         .fetch_all(&mut *tx)
         .await
         .map_err(&failed)?;
@@ -153,9 +163,11 @@ impl Postgres {
             .await
             .map_err(&failed)?;
         tx.commit().await.map_err(&failed)?;
+        let found = rows.first().map_or(0, |row| usize::try_from(row.get::<i64, _>("found")).unwrap_or(0));
+        let more = found >= query.limit || rows.len() < found;
         let mut interner = Interner::default();
         let rows = rows.iter().map(|row| change(cluster, &mut interner, row)).collect::<Result<_, _>>()?;
-        Ok(ChangesPage { compacted: Revision(compacted.unwrap_or_default().cast_unsigned()), rows })
+        Ok(ChangesPage { compacted: Revision(compacted.unwrap_or_default().cast_unsigned()), rows, more })
     }
 
     pub(super) async fn write_marks(&self, marks: &[Mark]) -> Result<(), BackendError> {
