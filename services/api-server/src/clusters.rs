@@ -95,6 +95,7 @@ pub struct Clusters {
     /// One key serves all clusters: each has a certificate of its own for it.
     key: KeyPair,
     entries: RwLock<HashMap<ClusterId, Entry>>,
+    /// By host label, and by the text of the id.
     labels: RwLock<HashMap<String, ClusterId>>,
 }
 
@@ -118,6 +119,9 @@ impl Clusters {
 
     /// The cluster that the text of a request names. Its means of authentication decide what the caller may see of it.
     pub async fn by_id_text(&self, text: &str) -> Result<Option<Arc<ServedCluster>>, ClustersError> {
+        if let Some(served) = self.known_text(text) {
+            return Ok(Some(served));
+        }
         match self.store.cluster_by_id(text).await? {
             Some(info) => match self.known(info.id) {
                 Some(served) => Ok(Some(served)),
@@ -127,8 +131,17 @@ impl Clusters {
         }
     }
 
+    /// The cluster of this id, if it is known here.
+    pub(crate) fn known_text(&self, text: &str) -> Option<Arc<ServedCluster>> {
+        let id = self.labels.read().get(text).copied();
+        id.and_then(|id| self.known(id))
+    }
+
     fn known(&self, id: ClusterId) -> Option<Arc<ServedCluster>> {
-        self.entries.read().get(&id).and_then(|entry| entry.served.clone())
+        let entries = self.entries.read();
+        let entry = entries.get(&id)?;
+        entry.touch(self.clock.now());
+        entry.served.clone()
     }
 
     /// The keys of a cluster whose row was found.
@@ -147,7 +160,9 @@ impl Clusters {
         // Another request may have been faster.
         let served = Arc::clone(entry.served.get_or_insert_with(|| Arc::new(served)));
         entry.signer.give(&served.tokens);
-        self.labels.write().insert(entry.label.clone(), id);
+        let mut labels = self.labels.write();
+        labels.insert(entry.label.clone(), id);
+        labels.insert(id.to_string(), id);
         Ok(served)
     }
 
@@ -195,7 +210,9 @@ impl Clusters {
     /// The cluster is deleted, or its shard was lost.
     pub fn forget(&self, id: ClusterId) {
         if let Some(entry) = self.entries.write().remove(&id) {
-            self.labels.write().remove(&entry.label);
+            let mut labels = self.labels.write();
+            labels.remove(&entry.label);
+            labels.remove(&id.to_string());
         }
     }
 
@@ -203,10 +220,10 @@ impl Clusters {
     pub fn sweep(&self) {
         let idle_since = (self.clock.now() - IDLE).as_second();
         let mut gone = Vec::new();
-        self.entries.write().retain(|_, entry| {
+        self.entries.write().retain(|id, entry| {
             let keep = entry.used.load(Ordering::Relaxed) > idle_since;
             if !keep {
-                gone.push(entry.label.clone());
+                gone.extend([entry.label.clone(), id.to_string()]);
             }
             keep
         });

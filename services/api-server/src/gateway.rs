@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use galley_authz::Actor;
 use galley_kube::openapi::OpenApiDocs;
 use galley_kube::{Reason, Status};
-use galley_store::{Cluster, Store};
+use galley_store::{Cluster, Pass, Store, StoreError};
 use galley_types::Clock;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -23,6 +23,7 @@ use crate::body::{Body, json_response, status_response};
 use crate::clusters::{Clusters, ClustersError};
 use crate::kubernetes::{self, Call};
 use crate::management::{self, ClusterLife, LifeError, NodeCaller};
+use crate::peers::{self, Asked, Errand, Parcel, Peers, Refusal, Sent, Unasked};
 use crate::pki::{Authority, PkiError, key_create};
 use crate::proxy::{NodeProxy, TunnelProxy};
 use crate::served::ServedCluster;
@@ -67,6 +68,9 @@ pub struct Gateway {
     suffix: String,
     clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
+    store: Store,
+    peers: Arc<Peers>,
+    life: Arc<Life>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -75,26 +79,65 @@ impl std::fmt::Debug for Gateway {
     }
 }
 
-/// What the management API does to clusters here.
+/// What the management API does to clusters, at whichever replica owns them.
 struct Life {
+    store: Store,
     clusters: Arc<Clusters>,
     hub: Arc<TunnelHub>,
+    peers: Arc<Peers>,
+}
+
+impl Life {
+    async fn bootstrap_here(&self, served: &ServedCluster) -> Result<(), LifeError> {
+        let api = self.clusters.api(served).await.map_err(|error| match error {
+            ClustersError::Store(error) => LifeError::Store(error),
+            ClustersError::Served { source, .. } => LifeError::Bootstrap(source.to_string()),
+        })?;
+        api.bootstrap().await.map_err(|status| LifeError::Bootstrap(status.message))
+    }
+
+    fn forget(&self, cluster: &Cluster) {
+        self.store.cluster_forget(cluster.id);
+        self.hub.close_cluster(cluster.id);
+        self.clusters.forget(cluster.id);
+    }
 }
 
 impl ClusterLife for Life {
     fn bootstrap<'a>(&'a self, cluster: &'a Cluster) -> BoxFuture<'a, Result<(), LifeError>> {
         Box::pin(async move {
-            let api = self.clusters.api_of(cluster).await.map_err(|error| match error {
-                ClustersError::Store(error) => LifeError::Store(error),
-                ClustersError::Served { source, .. } => LifeError::Bootstrap(source.to_string()),
-            })?;
-            api.bootstrap().await.map_err(|status| LifeError::Bootstrap(status.message))
+            match self.peers.call(cluster.shard, cluster.id, Errand::Bootstrap).await {
+                Ok(Asked::Here(_pass)) => {
+                    let served = self.clusters.serve(cluster.clone()).await.map_err(|error| match error {
+                        ClustersError::Store(error) => LifeError::Store(error),
+                        ClustersError::Served { source, .. } => LifeError::Bootstrap(source.to_string()),
+                    })?;
+                    self.bootstrap_here(&served).await
+                }
+                Ok(Asked::There(answer)) if answer.status().is_success() => Ok(()),
+                Ok(Asked::There(answer)) => Err(LifeError::Owner(format!("it answered {}", answer.status()))),
+                Ok(Asked::Gone) => Err(LifeError::Store(StoreError::ClusterNotFound(cluster.id))),
+                Err(error) => Err(LifeError::Owner(error.to_string())),
+            }
         })
     }
 
-    fn removed(&self, cluster: &Cluster) {
-        self.hub.close_cluster(cluster.id);
-        self.clusters.forget(cluster.id);
+    fn removed<'a>(&'a self, cluster: &'a Cluster) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            self.forget(cluster);
+            match self.peers.call(cluster.shard, cluster.id, Errand::Removed).await {
+                Ok(Asked::Here(_) | Asked::Gone) => {}
+                Ok(Asked::There(answer)) if answer.status().is_success() => {}
+                // The owner finds out by itself when it next removes rows of deleted clusters.
+                Ok(Asked::There(answer)) => {
+                    tracing::warn!(cluster = %cluster.id, status = %answer.status(), "the owner was not told of a deletion");
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(cluster = %cluster.id, error, "the owner was not told of a deletion");
+                }
+            }
+        })
     }
 }
 
@@ -107,6 +150,8 @@ pub(crate) enum Host {
     Cluster(Arc<ServedCluster>),
     /// A name below the domain that is no cluster's (any more).
     Unknown,
+    /// Another replica, which passes on what its clients ask.
+    Replica,
 }
 
 /// What is known of a connection before its first request.
@@ -134,26 +179,56 @@ impl Gateway {
         let certificate = authority.server_certificate(&key, &names, clock.now())?;
         let management_tls = tls::management(vec![certificate, authority.certificate().clone()], &key)?;
         let hub = Arc::<TunnelHub>::default();
+        let peers = Arc::new(Peers::new(store.clone(), &authority, clock.now())?);
+        let life = Arc::new(Life {
+            store: store.clone(),
+            clusters: Arc::clone(&clusters),
+            hub: Arc::clone(&hub),
+            peers: Arc::clone(&peers),
+        });
         let management = management::router(management::State {
             store: Arc::new(store.clone()),
             clock: Arc::clone(&clock),
             ca: authority,
             domain: config.domain.clone(),
             advertise: config.advertise,
-            clusters: Arc::new(Life { clusters: Arc::clone(&clusters), hub: Arc::clone(&hub) }),
+            clusters: Arc::clone(&life) as _,
         });
         Ok(Self {
             clusters,
             proxy: Arc::new(TunnelProxy::new(Arc::clone(&hub))),
             hub,
-            services: ServiceTokens::new(store, Arc::clone(&clock)),
+            services: ServiceTokens::new(store.clone(), Arc::clone(&clock)),
             management,
             management_tls,
             openapi,
             suffix: format!(".{}", config.domain.to_ascii_lowercase()),
             clock,
             shutdown,
+            store,
+            peers,
+            life,
         })
+    }
+
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// What goes on beside requests: tunnels end when their clusters move away, and heirs of shards are told.
+    pub(crate) async fn background(self: Arc<Self>) {
+        let mut moves = self.store.moves();
+        let follow = async {
+            while moves.changed().await.is_ok() {
+                self.close_gone_tunnels();
+            }
+        };
+        tokio::join!(follow, self.peers.tell_heirs());
+    }
+
+    /// Ends the tunnels to clusters that are no longer here.
+    pub(crate) fn close_gone_tunnels(&self) {
+        self.hub.close_gone(|shard| self.store.holds(shard));
     }
 
     pub(crate) fn hub(&self) -> &Arc<TunnelHub> {
@@ -188,8 +263,10 @@ impl Gateway {
     }
 
     /// Answers one request.
-    pub(crate) async fn handle(self: Arc<Self>, connection: Connection, request: Request<Body>) -> Response<Body> {
+    pub(crate) async fn handle(self: Arc<Self>, connection: Connection, mut request: Request<Body>) -> Response<Body> {
         let id = request_id(&request);
+        // Other replicas that the request is passed on to log the same.
+        request.headers_mut().insert(REQUEST_ID, id.clone());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let started = self.clock.now();
         let mut response = match AssertUnwindSafe(self.route(connection, request)).catch_unwind().await {
@@ -214,6 +291,7 @@ impl Gateway {
         match connection.host {
             Host::Cluster(cluster) => self.cluster(&cluster, &connection.peer, request).await,
             Host::Unknown => status_response(&unknown_cluster()),
+            Host::Replica => self.replica(request).await,
             Host::Management => {
                 let Some((id, rest)) = cluster_prefix(request.uri()) else {
                     return self.management(request).await;
@@ -237,11 +315,116 @@ impl Gateway {
         }
     }
 
+    /// Answers a request to a cluster, or has its owner answer it.
     async fn cluster(
         self: &Arc<Self>,
         cluster: &Arc<ServedCluster>,
         peer: &Peer,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        let Cluster { id, shard, .. } = cluster.info;
+        if let Some(pass) = self.store.enter(shard) {
+            return self.cluster_here(cluster, peer, request, pass).await;
+        }
+        let parcel = Parcel::new(request);
+        match self.peers.pass_on(shard, id, peer, &parcel).await {
+            Ok(Asked::There(answer)) => parcel.answer(answer, &self.shutdown),
+            Ok(Asked::Here(pass)) => match parcel.open() {
+                Some(request) => self.cluster_here(cluster, peer, request, pass).await,
+                None => status_response(&moving()),
+            },
+            Ok(Asked::Gone) => {
+                self.clusters.forget(id);
+                status_response(&unknown_cluster())
+            }
+            Err(error @ Unasked::Unknown(_)) => {
+                tracing::warn!(cluster = %id, error = &error as &dyn std::error::Error, "a request has no known outcome");
+                status_response(&Status::new(504, Reason::Timeout, "the server that owns this cluster did not answer"))
+            }
+            Err(error @ (Unasked::NoOwner(_) | Unasked::Spent | Unasked::Malformed(_))) => {
+                tracing::warn!(cluster = %id, error = &error as &dyn std::error::Error, "a request was not passed on");
+                status_response(&moving())
+            }
+        }
+    }
+
+    /// What another replica asks for, for a client of its or for itself.
+    async fn replica(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
+        match peers::read(request) {
+            Some(Sent::Request { cluster, client, request, upgrades }) => {
+                let (cluster, pass) = match self.entered(&cluster).await {
+                    Ok(entered) => entered,
+                    Err(answer) => return answer,
+                };
+                peers::sealed(self.cluster_here(&cluster, &client, request, pass).await, upgrades)
+            }
+            Some(Sent::Errand { errand: Errand::Look, .. }) => match self.store.look().await {
+                Ok(()) => peers::called(StatusCode::OK, String::new()),
+                Err(error) => peers::called(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            },
+            Some(Sent::Errand { errand: Errand::Bootstrap, cluster: Some(cluster) }) => {
+                let (cluster, _pass) = match self.entered(&cluster).await {
+                    Ok(entered) => entered,
+                    Err(answer) => return answer,
+                };
+                match self.life.bootstrap_here(&cluster).await {
+                    Ok(()) => peers::called(StatusCode::OK, String::new()),
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "a new cluster is not filled");
+                        peers::called(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+                    }
+                }
+            }
+            Some(Sent::Errand { errand: Errand::Removed, cluster: Some(cluster) }) => {
+                let known = self.clusters.known_text(&cluster).map(|served| served.info.clone());
+                let found = match known {
+                    Some(info) => Ok(Some(info)),
+                    None => self.store.cluster_by_id(&cluster).await,
+                };
+                match found {
+                    Ok(info) => {
+                        info.iter().for_each(|info| self.life.forget(info));
+                        peers::called(StatusCode::OK, String::new())
+                    }
+                    Err(error) => peers::called(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+                }
+            }
+            None | Some(Sent::Errand { cluster: None, .. }) => {
+                tracing::warn!("another replica asked for something that is not understood here");
+                peers::called(StatusCode::BAD_REQUEST, "not understood".to_owned())
+            }
+        }
+    }
+
+    /// Lets in what another replica passes on. It is not passed on again: two that take each other for the owner would do so
+    /// for ever.
+    async fn entered(&self, cluster: &str) -> Result<(Arc<ServedCluster>, Pass), Response<Body>> {
+        let cluster = match self.clusters.by_id_text(cluster).await {
+            Ok(Some(cluster)) => cluster,
+            Ok(None) => return Err(peers::refused(Refusal::Gone)),
+            Err(error) => return Err(failed(&error)),
+        };
+        let shard = cluster.info.shard;
+        if let Some(pass) = self.store.enter(shard) {
+            return Ok((cluster, pass));
+        }
+        // It may just have been handed over to this replica.
+        if let Err(error) = self.store.arrive(shard).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "whose a shard is cannot be read");
+        }
+        match self.store.enter(shard) {
+            Some(pass) => Ok((cluster, pass)),
+            None => Err(peers::refused(Refusal::NotOwner)),
+        }
+    }
+
+    /// `_pass` keeps the cluster here until the answer's head is there.
+    async fn cluster_here(
+        self: &Arc<Self>,
+        cluster: &Arc<ServedCluster>,
+        peer: &Peer,
         mut request: Request<Body>,
+        _pass: Pass,
     ) -> Response<Body> {
         let api = match self.clusters.api(cluster).await {
             Ok(api) => api,
@@ -286,6 +469,14 @@ impl Gateway {
 fn failed(error: &ClustersError) -> Response<Body> {
     tracing::warn!(error = error as &dyn std::error::Error, "a cluster cannot be served");
     status_response(&error.status())
+}
+
+/// Nothing was done, and soon can be.
+fn moving() -> Status {
+    let text = "the cluster moves to another server, please try again";
+    let mut status = Status::new(503, Reason::ServiceUnavailable, text);
+    status.retry_after_seconds = 1;
+    status
 }
 
 fn unknown_cluster() -> Status {

@@ -8,6 +8,8 @@
 //!                                                        ├──► /clusters/ID/...   a cluster, behind an HTTP load balancer
 //!                                                        ├──► /galley/v1/tunnel  a node's tunnel (its certificate)
 //!                                                        └──► the rest           authenticate ── kubernetes::handle
+//!                                                                                       ▲
+//!  cluster whose shard is another replica's ─► peers ═► that replica: serve_replicas ───┘
 //! ```
 //!
 //! No request reaches a cluster but through its row in the store, and no credential of one cluster means anything on another:
@@ -22,8 +24,10 @@ pub mod installation;
 pub mod kubernetes;
 mod listener;
 pub mod management;
+mod peers;
 pub mod pki;
 mod proxy;
+mod relay;
 mod served;
 mod service_account;
 mod tls;
@@ -32,4 +36,5 @@ mod tunnel;
 pub use body::{Body, json_response, status_response};
 pub use gateway::{Gateway, GatewayConfig, GatewayError};
 pub use listener::serve;
+pub use peers::serve_replicas;
 pub use proxy::{Connect, NodeProxy};

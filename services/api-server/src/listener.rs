@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -42,22 +42,45 @@ const DRAIN: Duration = Duration::from_secs(15);
 /// Accepting fails for want of file descriptors: some will be closed soon.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `shutdown`, then lets requests finish.
-pub async fn serve(listeners: Vec<TcpListener>, gateway: Arc<Gateway>, shutdown: CancellationToken) {
-    let tracker = TaskTracker::new();
-    let mut accepting = Vec::new();
-    for listener in listeners {
-        accepting.push(accept(listener, Arc::clone(&gateway), tracker.clone(), shutdown.clone()));
-    }
-    futures::future::join_all(accepting).await;
-    gateway.close_tunnels();
-    tracker.close();
-    if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
-        tracing::warn!(connections = tracker.len(), "connections did not end in time");
+/// Connections that are served, and have a while to end in.
+#[derive(Default)]
+pub(crate) struct Draining(TaskTracker);
+
+impl Draining {
+    pub(crate) async fn end(self) {
+        self.0.close();
+        if tokio::time::timeout(DRAIN, self.0.wait()).await.is_err() {
+            tracing::warn!(connections = self.0.len(), "connections did not end in time");
+        }
     }
 }
 
-async fn accept(listener: TcpListener, gateway: Arc<Gateway>, tracker: TaskTracker, shutdown: CancellationToken) {
+/// Serves until `shutdown`, then lets requests finish.
+pub async fn serve(listeners: Vec<TcpListener>, gateway: Arc<Gateway>, shutdown: CancellationToken) {
+    let background = tokio::spawn(Arc::clone(&gateway).background());
+    let draining = Draining::default();
+    let accepting = listeners.into_iter().map(|listener| {
+        accept(listener, &draining, &shutdown, |tcp, remote| {
+            connection(Arc::clone(&gateway), tcp, Some(remote), shutdown.clone())
+        })
+    });
+    futures::future::join_all(accepting).await;
+    // Without a listener there is nothing else to wait for.
+    shutdown.cancelled().await;
+    gateway.close_tunnels();
+    draining.end().await;
+    background.abort();
+}
+
+/// Accepts until `shutdown`.
+pub(crate) async fn accept<F>(
+    listener: TcpListener,
+    draining: &Draining,
+    shutdown: &CancellationToken,
+    serve: impl Fn(TcpStream, SocketAddr) -> F,
+) where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -66,9 +89,9 @@ async fn accept(listener: TcpListener, gateway: Arc<Gateway>, tracker: TaskTrack
         match accepted {
             Ok((tcp, remote)) => {
                 let _ = tcp.set_nodelay(true);
-                let (gateway, shutdown) = (Arc::clone(&gateway), shutdown.clone());
-                tracker.spawn(async move {
-                    if let Err(error) = connection(gateway, tcp, Some(remote), shutdown).await {
+                let serving = serve(tcp, remote);
+                draining.0.spawn(async move {
+                    if let Err(error) = serving.await {
                         tracing::debug!(%remote, %error, "a connection ended");
                     }
                 });
@@ -104,7 +127,7 @@ where
             let peer = peer(&gateway, cluster, &stream);
             (stream, peer)
         }
-        Host::Management | Host::Unknown => {
+        Host::Management | Host::Unknown | Host::Replica => {
             (timely(start.into_stream(Arc::clone(gateway.management_tls()))).await?, Peer::Unknown)
         }
     };

@@ -22,6 +22,11 @@ const AUTHORITY_LIFETIME: SignedDuration = SignedDuration::from_hours(10 * 365 *
 /// Serving certificates live in memory and are made anew when a process starts or a cluster is loaded.
 const SERVER_LIFETIME: SignedDuration = SignedDuration::from_hours(365 * 24);
 
+/// The name that replicas expect of each other. Below no domain that a cluster can have.
+pub(crate) const PEER_NAME: &str = "replica.galley.internal";
+/// The group of replicas' certificates: whatever else the installation's CA signs is no replica.
+pub(crate) const PEER_GROUP: &str = "galley:replicas";
+
 /// Why a key or certificate could not be made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -156,6 +161,19 @@ impl Authority {
         let signed = params
             .signed_by(key, &self.issuer)
             .map_err(|source| PkiError::Sign { subject: subject.to_owned(), source })?;
+        Ok(signed.into())
+    }
+
+    /// A certificate by which a replica of the installation is known to the others, on either side of a connection.
+    pub(crate) fn peer_certificate(&self, key: &KeyPair, now: Timestamp) -> Result<CertificateDer<'static>, PkiError> {
+        let mut params = params(PEER_NAME, Some(PEER_GROUP), now, SERVER_LIFETIME);
+        let name = PEER_NAME.try_into().map_err(|_| PkiError::Name(PEER_NAME.to_owned()))?;
+        params.subject_alt_names = vec![SanType::DnsName(name)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let signed = params
+            .signed_by(key, &self.issuer)
+            .map_err(|source| PkiError::Sign { subject: PEER_NAME.to_owned(), source })?;
         Ok(signed.into())
     }
 

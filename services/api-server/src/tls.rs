@@ -21,6 +21,9 @@ pub enum TlsError {
     /// The certificate or key is unusable.
     #[error("the TLS certificate or key is unusable")]
     Config(#[from] rustls::Error),
+    /// A certificate cannot be made.
+    #[error("a certificate cannot be made")]
+    Pki(#[from] crate::pki::PkiError),
     /// The CA cannot verify clients.
     #[error("the CA cannot verify client certificates")]
     Verifier(#[source] rustls::server::VerifierBuilderError),
@@ -149,6 +152,34 @@ impl ClientCertVerifier for PeerVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.strict.supported_verify_schemes()
     }
+}
+
+/// Between replicas: both sides show certificates of the installation's CA.
+pub(crate) fn replicas(
+    authority: &Authority,
+    now: Timestamp,
+) -> Result<(Arc<ServerConfig>, Arc<rustls::ClientConfig>), TlsError> {
+    let key = crate::pki::key_create()?;
+    let certificate = authority.peer_certificate(&key, now)?;
+    let chain = vec![certificate, authority.certificate().clone()];
+    let private = || PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate().clone())?;
+    let roots = Arc::new(roots);
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider())
+        .build()
+        .map_err(TlsError::Verifier)?;
+    let mut server = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain.clone(), private())?;
+    server.alpn_protocols = vec![b"h2".to_vec()];
+    let mut client = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, private())?;
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    Ok((Arc::new(server), Arc::new(client)))
 }
 
 /// For pods, whose certificates nobody vouches for.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use galley_authz::Actor;
 use galley_kube::{Reason, Status};
 use galley_tunnel::{Header, Inbound, Incoming, Opener, Session};
-use galley_types::ClusterId;
+use galley_types::{ClusterId, ShardId};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -20,11 +20,12 @@ use crate::listener;
 use crate::served::ServedCluster;
 
 /// What a tunnel's upgrade is called.
-const PROTOCOL: &str = "galley-tunnel";
+pub(crate) const PROTOCOL: &str = "galley-tunnel";
 
 #[derive(Debug)]
 struct Entry {
     number: u64,
+    shard: ShardId,
     opener: Opener,
 }
 
@@ -50,6 +51,20 @@ impl TunnelHub {
         }
     }
 
+    /// Ends the tunnels to clusters whose shards are gone: agents connect again, to the next owner.
+    pub(crate) fn close_gone(&self, is_here: impl Fn(ShardId) -> bool) {
+        self.nodes.write().retain(|_, nodes| {
+            nodes.retain(|_, entry| {
+                let keep = is_here(entry.shard);
+                if !keep {
+                    entry.opener.close();
+                }
+                keep
+            });
+            !nodes.is_empty()
+        });
+    }
+
     /// Ends all tunnels: agents connect again, to another replica or after the restart.
     pub(crate) fn close_all(&self) {
         for (_, entry) in self.nodes.write().drain().flat_map(|(_, nodes)| nodes) {
@@ -58,9 +73,9 @@ impl TunnelHub {
     }
 
     /// A node that connects again replaces its older tunnel, which may be dead without knowing it.
-    fn insert(&self, cluster: ClusterId, node: &str, opener: Opener) -> u64 {
+    fn insert(&self, cluster: ClusterId, shard: ShardId, node: &str, opener: Opener) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { number, opener };
+        let entry = Entry { number, shard, opener };
         let older = self.nodes.write().entry(cluster).or_default().insert(node.to_owned(), entry);
         if let Some(older) = older {
             older.opener.close();
@@ -124,7 +139,9 @@ async fn run(
 ) {
     let id = cluster.info.id;
     let hub = Arc::clone(gateway.hub());
-    let number = hub.insert(id, node, opener);
+    let number = hub.insert(id, cluster.info.shard, node, opener);
+    // Moved while the tunnel was made: nobody else closes it.
+    gateway.close_gone_tunnels();
     tracing::info!(cluster = %id, node, "node connected");
     while let Some(Inbound { header, stream }) = incoming.next().await {
         let (gateway, cluster, actor) = (Arc::clone(&gateway), Arc::clone(&cluster), Arc::clone(&actor));

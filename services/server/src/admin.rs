@@ -1,4 +1,4 @@
-//! What an operator does directly in the database: tenants and tokens.
+//! What an operator does directly in the database: tenants and tokens, and a look at who owns what.
 
 use std::sync::Arc;
 
@@ -33,6 +33,20 @@ pub async fn run(options: AdminOptions) -> anyhow::Result<()> {
                 bail!("there is no tenant named {tenant_name:?}: make it with `admin tenant-create {tenant_name}`");
             };
             println!("{}", store.token_create(tenant.id, &name).await?.secret);
+        }
+        AdminCommand::ShardList => {
+            store.owners_refresh().await?;
+            for (shard, owner) in store.shard_list() {
+                match owner {
+                    Some(owner) => println!("{} {} {}", shard.0, owner.holder, owner.address),
+                    None => println!("{} - -", shard.0),
+                }
+            }
+        }
+        AdminCommand::ClusterList => {
+            for cluster in store.cluster_list_all().await? {
+                println!("{} {} {} {}", cluster.id, cluster.shard.0, cluster.tenant, cluster.name);
+            }
         }
         AdminCommand::CloudTokenCreate => {
             println!("{}", store.service_token_create("cloud-controller-manager").await?.secret);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Managed Kubernetes: one control plane for thousands of clusters.
 #[derive(Debug, Parser)]
@@ -37,6 +37,15 @@ pub struct StateOptions {
     pub data_dir: PathBuf,
 }
 
+/// What a process of the installation does. Any number of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Ends clients' TLS, and passes requests on to the owner of their cluster.
+    Gateway,
+    /// Owns shards, and runs their API, controllers and scheduler.
+    ShardHost,
+}
+
 #[derive(Debug, Args)]
 pub struct RunOptions {
     #[command(flatten)]
@@ -44,6 +53,16 @@ pub struct RunOptions {
     /// An address to listen on; may be repeated.
     #[arg(long, default_value = "127.0.0.1:6443")]
     pub listen: Vec<SocketAddr>,
+    /// What this process does; may be repeated.
+    #[arg(long, value_enum, default_values_t = [Role::Gateway, Role::ShardHost])]
+    pub role: Vec<Role>,
+    /// Where other replicas of this installation connect to, `ADDRESS:PORT`. Replicas on several machines need an address
+    /// that they can reach. A port of 0 is any free one.
+    #[arg(long, env = "GALLEY_PEER_LISTEN", default_value = "127.0.0.1:0")]
+    pub peer_listen: SocketAddr,
+    /// `HOST:PORT` that other replicas are told; `--peer-listen` if left out.
+    #[arg(long, env = "GALLEY_PEER_ADVERTISE")]
+    pub peer_advertise: Option<String>,
     /// Clusters are `<name>-<short id>.<domain>`.
     #[arg(long, env = "GALLEY_DOMAIN", default_value = "galley.local")]
     pub domain: String,
@@ -67,7 +86,6 @@ pub struct AdminOptions {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::enum_variant_names, reason = "the variants are the commands as they are typed")]
 pub enum AdminCommand {
     /// Make a tenant; no error if there is one of this name.
     TenantCreate {
@@ -85,4 +103,8 @@ pub enum AdminCommand {
     },
     /// Make the cloud controller's bearer token, and print it.
     CloudTokenCreate,
+    /// Print who owns which shard: shard, replica, its address for other replicas.
+    ShardList,
+    /// Print every cluster: id, shard, tenant's id, name.
+    ClusterList,
 }

@@ -1,13 +1,14 @@
 //! `galley-server run`: wires the store, the front door and the controllers together.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use galley_api_server::clusters::Clusters;
-use galley_api_server::{Gateway, GatewayConfig, installation, serve};
+use galley_api_server::{Gateway, GatewayConfig, installation, serve, serve_replicas};
 use galley_openapi::Documents;
 use galley_store::{LocalKey, Store, StoreConfig};
 use galley_types::{Clock, SystemClock};
@@ -15,9 +16,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::arguments::RunOptions;
+use crate::arguments::{Role, RunOptions};
+
 /// Unused clusters stay in memory for minutes; looking four times a minute is often enough.
 const SWEEP: Duration = Duration::from_secs(15);
+/// How long clients may be kept while shards are handed over. It takes a fraction of a second.
+const LEAVE: Duration = Duration::from_secs(3);
 
 pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -30,15 +34,32 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let host = host_of(&advertise)?;
 
     // First, so that a process that cannot serve takes no shard from one that can.
+    let is_gateway = options.role.contains(&Role::Gateway);
+    let hosts_shards = options.role.contains(&Role::ShardHost);
     let mut listeners = Vec::new();
-    for address in &options.listen {
+    for address in options.listen.iter().filter(|_| is_gateway) {
         listeners.push(TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))?);
     }
+
+    let peer_listen = options.peer_listen;
+    let peer_listener = match hosts_shards {
+        true => {
+            Some(TcpListener::bind(peer_listen).await.with_context(|| format!("{peer_listen} cannot be listened on"))?)
+        }
+        false => None,
+    };
 
     let key = LocalKey::from_file(&data_dir.join("master.key")).context("the master key cannot be used")?;
     let mut config = StoreConfig::new(&options.state.database_url, holder(data_dir)?, Arc::new(key));
     config.retention = Duration::from_secs(options.retention_seconds);
-    let store = Store::open(config, Arc::clone(&clock)).await.context("the store cannot be opened")?;
+    let store = match &peer_listener {
+        Some(listener) => {
+            config.address = peer_address(options.peer_advertise.as_deref(), listener.local_addr()?)?;
+            Store::open(config, Arc::clone(&clock)).await
+        }
+        None => Store::open_gateway(config, Arc::clone(&clock)).await,
+    }
+    .context("the store cannot be opened")?;
     let authority = installation::authority(&store, clock.now()).await?;
     write_atomically(&data_dir.join("ca.pem"), authority.pem().as_bytes())?;
 
@@ -65,6 +86,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         controlling.node_monitor_grace_period = grace;
     }
     let apis = Arc::clone(&clusters);
+    // A process without shards has no clusters in memory: they have nothing to do there.
     let controllers = tokio::spawn(galley_controllers_drive::run(
         store.clone(),
         Arc::new(move |cluster| apis.api_over(&cluster)),
@@ -72,10 +94,15 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         shutdown.clone(),
     ));
     let house = tokio::spawn(sweep(clusters, shutdown.clone()));
-    let signals = tokio::spawn(stop_on_signal(shutdown.clone()));
-    tracing::info!(listen = ?options.listen, advertise, domain = options.domain, "serving");
+    let signals = tokio::spawn(stop_on_signal(store.clone(), shutdown.clone()));
+    tracing::info!(listen = ?options.listen, advertise, domain = options.domain, roles = ?options.role, "serving");
 
-    serve(listeners, gateway, shutdown).await;
+    let replicas = async {
+        if let Some(listener) = peer_listener {
+            serve_replicas(listener, Arc::clone(&gateway), shutdown.clone()).await;
+        }
+    };
+    tokio::join!(replicas, serve(listeners, Arc::clone(&gateway), shutdown.clone()));
     let _ = controllers.await;
     let _ = house.await;
     store.close().await;
@@ -91,7 +118,8 @@ async fn sweep(clusters: Arc<Clusters>, shutdown: CancellationToken) {
     }
 }
 
-async fn stop_on_signal(shutdown: CancellationToken) {
+/// Other replicas take over first: a client that is sent away finds the next owner.
+async fn stop_on_signal(store: Store, shutdown: CancellationToken) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return tracing::error!("signals cannot be awaited");
@@ -101,7 +129,32 @@ async fn stop_on_signal(shutdown: CancellationToken) {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
+    if !store.replicas().is_empty() {
+        match tokio::time::timeout(LEAVE, store.leave()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "shards are not handed over yet")
+            }
+            Err(_) => tracing::warn!("shards are not handed over yet"),
+        }
+    }
     shutdown.cancel();
+}
+
+/// Where other replicas reach this one.
+fn peer_address(advertise: Option<&str>, listening: SocketAddr) -> anyhow::Result<String> {
+    match advertise {
+        Some(address) if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => {
+            Ok(address.to_owned())
+        }
+        Some(address) => bail!("--peer-advertise must be HOST:PORT, not {address:?}"),
+        None if listening.ip().is_unspecified() => {
+            bail!(
+                "--peer-listen {listening} is no address that others can reach: say which with --peer-advertise HOST:PORT"
+            )
+        }
+        None => Ok(listening.to_string()),
+    }
 }
 
 /// The host of `https://HOST:PORT`.
@@ -143,7 +196,16 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::host_of;
+    use super::{host_of, peer_address};
+
+    #[test]
+    fn other_replicas_are_told_an_address_that_they_can_reach() {
+        let listening = |text: &str| text.parse().unwrap();
+        assert_eq!(peer_address(None, listening("127.0.0.1:7")).unwrap(), "127.0.0.1:7");
+        assert_eq!(peer_address(Some("a.internal:9"), listening("0.0.0.0:7")).unwrap(), "a.internal:9");
+        assert!(peer_address(None, listening("0.0.0.0:7")).is_err());
+        assert!(peer_address(Some("a.internal"), listening("0.0.0.0:7")).is_err());
+    }
 
     #[test]
     fn the_advertised_host_goes_into_the_certificate() {

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::backend::{Fence, Presence};
 use crate::error::StoreError;
 use crate::shard::{Pass, Shard};
-use crate::spread::{self, Patience, Roster};
+use crate::spread::{self, Lot, Patience, Roster};
 use crate::store::{Inner, Store};
 use crate::upkeep;
 use crate::writer::{self, Writer};
@@ -49,6 +49,14 @@ pub(crate) struct Known {
     read_at: Option<Instant>,
 }
 
+impl Known {
+    fn owner(&self, lot: &Lot) -> Option<Owner> {
+        let holder = lot.owner()?;
+        let member = self.roster.members.iter().find(|member| member.holder == holder)?;
+        Some(Owner { holder: holder.to_owned(), address: member.address.clone() })
+    }
+}
+
 impl Store {
     /// Lets a request to a cluster of the shard in. `None`: the shard is not here; ask its [`Store::owner`].
     pub fn enter(&self, shard: ShardId) -> Option<Pass> {
@@ -68,10 +76,14 @@ impl Store {
     /// The replica that is thought to own the shard: not this one. It may be wrong, and says so when asked.
     pub fn owner(&self, shard: ShardId) -> Option<Owner> {
         let known = self.inner.known.read();
-        let holder = known.roster.lots.iter().find(|lot| lot.shard == shard)?.owner()?;
-        let member = known.roster.members.iter().find(|member| member.holder == holder)?;
-        (holder != self.inner.config.holder && !member.address.is_empty())
-            .then(|| Owner { holder: holder.to_owned(), address: member.address.clone() })
+        let owner = known.owner(known.roster.lots.iter().find(|lot| lot.shard == shard)?)?;
+        (owner.holder != self.inner.config.holder && !owner.address.is_empty()).then_some(owner)
+    }
+
+    /// All shards with their owners, this replica among them, as far as is known.
+    pub fn shard_list(&self) -> Vec<(ShardId, Option<Owner>)> {
+        let known = self.inner.known.read();
+        known.roster.lots.iter().map(|lot| (lot.shard, known.owner(lot))).collect()
     }
 
     /// The other replicas that own shards.
@@ -89,6 +101,17 @@ impl Store {
     /// Looks at the lease rows now, and takes what is this replica's: another one has handed something over.
     pub async fn look(&self) -> Result<(), StoreError> {
         upkeep::lease_round(&self.inner).await.map(drop)
+    }
+
+    /// Takes the shard if it has just been handed over to this replica.
+    pub async fn arrive(&self, shard: ShardId) -> Result<(), StoreError> {
+        self.inner.refresh().await?;
+        let is_mine = {
+            let known = self.inner.known.read();
+            let lot = known.roster.lots.iter().find(|lot| lot.shard == shard);
+            lot.and_then(|lot| lot.owner()) == Some(self.inner.config.holder.as_str())
+        };
+        if is_mine && !self.holds(shard) { self.look().await } else { Ok(()) }
     }
 
     /// Hands over all shards, evenly to those who stay, and takes none any more. Goes on serving as a gateway.

@@ -42,6 +42,31 @@ pub struct Installation {
     cloud_controller: Daemon,
 }
 
+/// A further server of an installation.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    daemon: Daemon,
+    data_dir: PathBuf,
+    port: u16,
+}
+
+impl Replica {
+    /// Its process.
+    pub fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    /// Its name in lease rows.
+    pub fn holder(&self) -> Result<String> {
+        holder(&self.data_dir)
+    }
+
+    /// Where clients reach this server rather than another.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+}
+
 /// The tenant of the first cluster.
 pub const TENANT: &str = "dev";
 /// The first cluster.
@@ -105,7 +130,17 @@ impl Installation {
 
     /// Starts the server and waits until it is ready.
     pub fn server_start(&self) -> Result<()> {
-        fs::create_dir_all(self.server_dir())?;
+        let mut command = self.server_command(&self.server_dir(), self.options.port)?;
+        if is_root() {
+            ensure_bridge(&self.options.cloud).context("make the bridge of the local cloud")?;
+            command.args(["--listen", &format!("{}:{}", self.options.cloud.gateway(), self.options.port)]);
+        }
+        self.server.start(command)?;
+        self.server_wait()
+    }
+
+    fn server_command(&self, data_dir: &Path, port: u16) -> Result<Command> {
+        fs::create_dir_all(data_dir)?;
         let mut command = Command::new(self.binary("galley-server"));
         command
             .args([
@@ -118,31 +153,55 @@ impl Installation {
                 &self.url(),
             ])
             .arg("--data-dir")
-            .arg(self.server_dir())
-            .args(["--listen", &format!("127.0.0.1:{}", self.options.port)])
+            .arg(data_dir)
+            .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(&self.options.server_arguments);
-        if is_root() {
-            ensure_bridge(&self.options.cloud).context("make the bridge of the local cloud")?;
-            command.args(["--listen", &format!("{}:{}", self.options.cloud.gateway(), self.options.port)]);
+        Ok(command)
+    }
+
+    /// A further server on the same database, on loopback only: number 2 and up. It is given the first one's master key.
+    pub fn replica(&self, number: u16) -> Replica {
+        let name = format!("server-{number}");
+        Replica {
+            daemon: Daemon::new(&self.options.root.join("run"), &format!("galley-{name}")),
+            data_dir: self.options.root.join(name),
+            port: self.options.port + 1000 * (number - 1),
         }
-        self.server.start(command)?;
-        self.server_wait()
+    }
+
+    /// Starts a further server, and waits until it is ready.
+    pub fn replica_start(&self, replica: &Replica, more: &[&str]) -> Result<()> {
+        let mut command = self.server_command(&replica.data_dir, replica.port)?;
+        command.args(more);
+        let key = fs::read_to_string(self.server_dir().join("master.key")).context("the first server's master key")?;
+        write_private(&replica.data_dir.join("master.key"), &key)?;
+        replica.daemon.start(command)?;
+        self.ready_wait(&replica.daemon, &replica.url())
     }
 
     /// Waits until the server answers.
     pub fn server_wait(&self) -> Result<()> {
+        self.ready_wait(&self.server, &self.url())
+    }
+
+    fn ready_wait(&self, daemon: &Daemon, url: &str) -> Result<()> {
         wait::until("the server to be ready", Duration::from_secs(60), || {
-            self.server.check()?;
+            daemon.check()?;
             let output = Command::new("curl")
                 .args(["--silent", "--show-error", "--fail", "--max-time", "5", "--cacert"])
                 .arg(self.ca())
-                .arg(format!("{}/readyz", self.url()))
+                .arg(format!("{url}/readyz"))
                 .output()?;
             if !output.status.success() {
                 bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
             }
             Ok(Some(()))
         })
+    }
+
+    /// The first server's name in lease rows.
+    pub fn holder(&self) -> Result<String> {
+        holder(&self.server_dir())
     }
 
     /// `galley-server admin ...`: what it printed.
@@ -250,16 +309,21 @@ impl Installation {
     /// Stops everything in reverse order. `purge` deletes the data as well.
     pub fn stop(&self, purge: bool) -> Result<()> {
         let grace = Duration::from_secs(10);
-        for entry in fs::read_dir(self.options.root.join("run")).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if let Some(name) = name.strip_suffix(".pid").filter(|n| n.starts_with("simulated-")) {
-                Daemon::new(&self.options.root.join("run"), name).stop(grace)?;
+        let stop_all_named = |prefix: &str| -> Result<()> {
+            for entry in fs::read_dir(self.options.root.join("run")).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if let Some(name) = name.strip_suffix(".pid").filter(|n| n.starts_with(prefix)) {
+                    Daemon::new(&self.options.root.join("run"), name).stop(grace)?;
+                }
             }
-        }
+            Ok(())
+        };
+        stop_all_named("simulated-")?;
         self.cloud_controller.stop(grace)?;
         if is_root() {
             stop_all(&self.options.cloud, purge).context("stop the local cloud")?;
         }
+        stop_all_named("galley-server-")?;
         self.server.stop(grace)?;
         self.postgres.stop()?;
         if purge && self.options.root.exists() {
@@ -268,6 +332,10 @@ impl Installation {
         }
         Ok(())
     }
+}
+
+fn holder(data_dir: &Path) -> Result<String> {
+    Ok(fs::read_to_string(data_dir.join("holder")).context("the server's name in lease rows")?.trim().to_owned())
 }
 
 fn printed(command: &mut Command) -> Result<String> {

@@ -4,7 +4,7 @@
 //! ```text
 //! data directory
 //!   postgres/   a private PostgreSQL (unix socket only)
-//!   server/     galley-server's keys; ca.pem
+//!   server/     galley-server's keys; ca.pem (server-2/, ...: those of further replicas)
 //!   cloud/      the local cloud: nodes (namespace, containerd, agent each), load balancers
 //!   run/        one pid file and one log for each daemon
 //!   dev.kubeconfig
@@ -19,5 +19,5 @@ pub mod kubectl;
 pub mod postgres;
 pub mod wait;
 
-pub use installation::{Installation, Options};
+pub use installation::{Installation, Options, Replica};
 pub use kubectl::Kubectl;

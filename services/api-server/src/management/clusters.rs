@@ -246,7 +246,7 @@ pub(super) async fn delete(
     if !state.store.cluster_delete(tenant.0, &id).await? {
         return Err(Problem::cluster_not_found(&id));
     }
-    state.clusters.removed(&cluster);
+    state.clusters.removed(&cluster).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

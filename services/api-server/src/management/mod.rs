@@ -50,8 +50,8 @@ pub struct State {
 pub trait ClusterLife: Send + Sync {
     /// Namespaces, RBAC, the `kubernetes` Service: after this the cluster is ready. Safe to repeat.
     fn bootstrap<'a>(&'a self, cluster: &'a Cluster) -> BoxFuture<'a, Result<(), LifeError>>;
-    /// The cluster is gone: connections to it end.
-    fn removed(&self, cluster: &Cluster);
+    /// The cluster is gone: its owner lets go of it, and connections to it end.
+    fn removed<'a>(&'a self, cluster: &'a Cluster) -> BoxFuture<'a, ()>;
 }
 
 /// A cluster that could not be brought to life.
@@ -63,6 +63,9 @@ pub enum LifeError {
     /// The objects that every cluster has were refused.
     #[error("bootstrap objects were not written: {0}")]
     Bootstrap(String),
+    /// The replica that owns the cluster's shard cannot be asked now.
+    #[error("the owner of the cluster cannot be asked now: {0}")]
+    Owner(String),
 }
 
 /// Client certificates in downloaded kubeconfigs.

@@ -153,6 +153,10 @@ impl From<LifeError> for Problem {
     fn from(error: LifeError) -> Self {
         match error {
             LifeError::Store(error) => error.into(),
+            LifeError::Owner(_) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "management request failed");
+                Self::unavailable()
+            }
             LifeError::Bootstrap(_) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "management request failed");
                 Self::internal()

@@ -2,8 +2,8 @@
 
 use galley_tunnel::{Header, HeaderError, OpenError, TunnelStream, read_line};
 use galley_types::ClusterId;
-use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::target::{Target, Via};
 use crate::body::Body;
+use crate::relay;
 use crate::tls;
 use crate::tunnel::TunnelHub;
 
@@ -127,7 +128,7 @@ where
     let (mut parts, body) = request.into_parts();
     let client = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let upgrade = parts.headers.get(UPGRADE).cloned();
-    strip(&mut parts.headers);
+    relay::strip(&mut parts.headers);
     parts.headers.remove(AUTHORIZATION);
     parts.headers.insert(HOST, host);
     if let Some(upgrade) = upgrade {
@@ -142,41 +143,9 @@ where
         && let Some(client) = client
     {
         let node = hyper::upgrade::on(&mut response);
-        tokio::spawn(join(client, node));
+        tokio::spawn(relay::join(client, node));
         return Ok(response.map(|_| Body::empty()));
     }
-    strip(response.headers_mut());
+    relay::strip(response.headers_mut());
     Ok(response.map(Body::new))
-}
-
-async fn join(client: hyper::upgrade::OnUpgrade, node: hyper::upgrade::OnUpgrade) {
-    match tokio::try_join!(client, node) {
-        Ok((client, node)) => {
-            let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
-            if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut node).await {
-                tracing::debug!(%error, "an upgraded connection ended");
-            }
-        }
-        Err(error) => tracing::debug!(%error, "an upgrade failed"),
-    }
-}
-
-/// Headers that are about one connection only (RFC 9110, section 7.6.1).
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in [CONNECTION, UPGRADE, TE, TRAILER, TRANSFER_ENCODING] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", "proxy-authorization"] {
-        headers.remove(name);
-    }
 }

@@ -2,4 +2,5 @@
 
 mod front_door;
 mod nodes;
+mod replicas;
 mod support;

@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 /// Joins as the agent does.
-async fn join(door: &FrontDoor, cluster: &TestCluster<'_>, token: &str, node: &str) -> ClientCredential {
+pub async fn join(door: &FrontDoor, cluster: &TestCluster<'_>, token: &str, node: &str) -> ClientCredential {
     let path = format!("/v1/clusters/{}/bootstrap-tokens", cluster.id);
     let made = door.rest(Method::POST, &path, Some(token), None).await;
     assert_eq!(made.code, 201, "{}", made.text);
@@ -106,7 +106,7 @@ async fn serve_node(mut incoming: Incoming) {
     }
 }
 
-async fn pod(cluster: &TestCluster<'_>) {
+pub async fn pod(cluster: &TestCluster<'_>) {
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
     cluster.admin(Method::POST, "/api/v1/nodes", Some(node)).await;
     let accounts = "/api/v1/namespaces/default/serviceaccounts";
@@ -123,7 +123,7 @@ async fn pod(cluster: &TestCluster<'_>) {
     cluster.admin(Method::PUT, "/api/v1/namespaces/default/pods/web/status", Some(whole)).await;
 }
 
-async fn connect(cluster: &TestCluster<'_>, node: &ClientCredential) -> Opener {
+pub async fn connect(cluster: &TestCluster<'_>, node: &ClientCredential) -> Opener {
     let (opener, incoming) = cluster.tunnel(node).await.map_err(|answer| answer.text).unwrap();
     tokio::spawn(serve_node(incoming));
     opener

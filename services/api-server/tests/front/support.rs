@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use galley_api_server::clusters::Clusters;
 use galley_api_server::pki::{Authority, ClientCredential};
-use galley_api_server::{Gateway, GatewayConfig, installation, serve};
+use galley_api_server::{Gateway, GatewayConfig, installation, serve, serve_replicas};
 use galley_kube::openapi::{CustomKind, OpenApiDocs};
+use galley_store::testing::{MemoryDatabase, config};
 use galley_store::{Cluster, Store};
 use galley_tunnel::{Incoming, Opener, Session};
 use galley_types::{Clock, SystemClock};
@@ -49,9 +51,12 @@ impl OpenApiDocs for NoDocs {
 
 pub struct FrontDoor {
     pub address: SocketAddr,
+    /// Of its listener for replicas.
+    pub peers: SocketAddr,
     pub store: Store,
     pub shutdown: CancellationToken,
     pub serving: tokio::task::JoinHandle<()>,
+    pub ca: Arc<Authority>,
     authority: CertificateDer<'static>,
     home: tempfile::TempDir,
 }
@@ -65,7 +70,42 @@ pub struct Answer {
 
 pub async fn front_door() -> FrontDoor {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = Store::open_in_memory(Arc::clone(&clock)).await.unwrap();
+    let database = MemoryDatabase::new(Arc::clone(&clock), 0);
+    open(&database, "test", clock).await
+}
+
+/// Replicas on one database.
+pub async fn front_doors<const COUNT: usize>() -> [FrontDoor; COUNT] {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let database = MemoryDatabase::new(Arc::clone(&clock), 0);
+    let mut doors = Vec::new();
+    for at in 0..COUNT {
+        doors.push(open(&database, &format!("replica-{at}"), Arc::clone(&clock)).await);
+    }
+    // Until each has its share.
+    let even = |door: &FrontDoor| door.store.shards().len() == 12 / COUNT;
+    eventually("even shares", async || doors.iter().all(even)).await;
+    doors.try_into().map_err(|_| "count").unwrap()
+}
+
+/// Waits until it is so.
+pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("in time: {what}"));
+}
+
+async fn open(database: &MemoryDatabase, holder: &str, clock: Arc<dyn Clock>) -> FrontDoor {
+    let peer_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut settings = config("", holder);
+    settings.address = peer_listener.local_addr().unwrap().to_string();
+    settings.lease_renewal = Duration::from_millis(100);
+    settings.settle = Duration::ZERO;
+    let peers = peer_listener.local_addr().unwrap();
+    let store = database.open(settings, Arc::clone(&clock)).await.unwrap();
     let authority = Arc::new(installation::authority(&store, clock.now()).await.unwrap());
     let certificate = authority.certificate().clone();
     let clusters = Arc::new(Clusters::new(store.clone(), Arc::clone(&clock), DOMAIN.into()).unwrap());
@@ -77,14 +117,17 @@ pub async fn front_door() -> FrontDoor {
         names: vec!["127.0.0.1".into(), "localhost".into()],
     };
     let shutdown = CancellationToken::new();
+    let ca = Arc::clone(&authority);
     let gateway = Arc::new(
         Gateway::new(config, store.clone(), clusters, authority, Arc::new(NoDocs), clock, shutdown.clone()).unwrap(),
     );
+    tokio::spawn(serve_replicas(peer_listener, Arc::clone(&gateway), shutdown.clone()));
     let serving = tokio::spawn(serve(vec![listener], gateway, shutdown.clone()));
-    FrontDoor { address, store, shutdown, serving, authority: certificate, home: tempfile::tempdir().unwrap() }
+    let home = tempfile::tempdir().unwrap();
+    FrontDoor { address, peers, store, shutdown, serving, ca, authority: certificate, home }
 }
 
-fn tls(roots: &CertificateDer<'static>, client: Option<&ClientCredential>) -> Arc<ClientConfig> {
+pub fn tls(roots: &CertificateDer<'static>, client: Option<&ClientCredential>) -> Arc<ClientConfig> {
     let mut store = RootCertStore::empty();
     store.add(roots.clone()).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -123,7 +166,7 @@ impl FrontDoor {
         self.send("localhost", &self.authority, None, request.body(Full::from(body)).unwrap()).await
     }
 
-    async fn connect(
+    pub async fn connect(
         &self,
         name: &str,
         roots: &CertificateDer<'static>,
@@ -158,7 +201,12 @@ impl FrontDoor {
     pub async fn cluster(&self, token: &str, name: &str) -> TestCluster<'_> {
         let created = self.rest(Method::POST, "/v1/clusters", Some(token), Some(json!({"name": name}))).await;
         assert_eq!(created.code, StatusCode::CREATED, "{}", created.text);
-        let id = created.body["id"].as_str().unwrap().to_owned();
+        self.reach(token, created.body["id"].as_str().unwrap()).await
+    }
+
+    /// A cluster that is there, through this door.
+    pub async fn reach(&self, token: &str, id: &str) -> TestCluster<'_> {
+        let id = id.to_owned();
         let info = self.store.cluster_by_id(&id).await.unwrap().unwrap();
         let keys = self.store.cluster_keys(info.id).await.unwrap();
         let authority = Authority::open(&info.ca_certificate, &keys.ca_key).unwrap();
@@ -227,6 +275,19 @@ impl TestCluster<'_> {
         let body = body.map(|b| b.to_string()).unwrap_or_default();
         let request = request.body(Full::from(body)).unwrap();
         self.door.send(&self.host(), self.authority.certificate(), client, request).await
+    }
+
+    /// A request as the administrator whose answer is read bit by bit; extra headers.
+    pub async fn streamed(&self, path: &str, headers: &[(&str, &str)]) -> Response<hyper::body::Incoming> {
+        let admin = self.credential("admin", "system:masters");
+        let stream = self.door.connect(&self.host(), self.authority.certificate(), Some(&admin)).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut request = Request::builder().uri(path).header("host", self.host());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        sender.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap()
     }
 
     /// As administrator; must succeed.

@@ -227,6 +227,11 @@ impl Store {
         Ok(true)
     }
 
+    /// Lets go of a cluster that was deleted at another replica.
+    pub fn cluster_forget(&self, id: ClusterId) {
+        self.inner.forget(id);
+    }
+
     /// Makes a one-time token that a node joins the cluster with.
     pub async fn bootstrap_token_create(&self, cluster: &Cluster, expires: Timestamp) -> Result<NewToken, StoreError> {
         let token = NewToken::generate("galley-join")?;
