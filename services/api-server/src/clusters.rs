@@ -21,6 +21,15 @@ use crate::service_account::ServiceAccountKey;
 /// A cluster that nobody asked for this long is forgotten; its keys are read again when somebody does.
 const IDLE: SignedDuration = SignedDuration::from_mins(10);
 
+/// How new a state a request must see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// Everything that was acknowledged before it.
+    Newest,
+    /// Any committed state: what this process still has in memory when it cannot reach the database.
+    Any,
+}
+
 /// Why a cluster cannot be served now.
 #[derive(Debug, thiserror::Error)]
 pub enum ClustersError {
@@ -168,11 +177,21 @@ impl Clusters {
 
     /// The cluster's API; loads the cluster if need be. Ask for each request.
     pub async fn api(&self, served: &ServedCluster) -> Result<ClusterApi, ClustersError> {
-        match self.store.cluster(served.info.id).await {
+        self.api_as(served, Freshness::Newest).await
+    }
+
+    /// The cluster's API for a request that may be answered from a state that is not the newest.
+    pub async fn api_as(&self, served: &ServedCluster, freshness: Freshness) -> Result<ClusterApi, ClustersError> {
+        let id = served.info.id;
+        let found = match freshness {
+            Freshness::Newest => self.store.cluster(id).await,
+            Freshness::Any => self.store.cluster_stale(id).await,
+        };
+        match found {
             Ok(store) => Ok(self.make_api(&store, Some(&served.tokens))),
             Err(error) => {
                 if matches!(error, StoreError::ClusterNotFound(_)) {
-                    self.forget(served.info.id);
+                    self.forget(id);
                 }
                 Err(error.into())
             }

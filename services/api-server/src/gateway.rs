@@ -10,7 +10,7 @@ use galley_authz::Actor;
 use galley_kube::openapi::OpenApiDocs;
 use galley_kube::{Reason, Status};
 use galley_store::{Cluster, Pass, Store, StoreError};
-use galley_types::Clock;
+use galley_types::{Clock, ShardId};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use rustls::ServerConfig;
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::authentication::{self, ClusterTokens, ServiceTokens};
 use crate::body::{Body, json_response, status_response};
-use crate::clusters::{Clusters, ClustersError};
+use crate::clusters::{Clusters, ClustersError, Freshness};
 use crate::kubernetes::{self, Call};
 use crate::management::{self, ClusterLife, LifeError, NodeCaller};
 use crate::peers::{self, Asked, Errand, Parcel, Peers, Refusal, Sent, Unasked};
@@ -323,7 +323,7 @@ impl Gateway {
         request: Request<Body>,
     ) -> Response<Body> {
         let Cluster { id, shard, .. } = cluster.info;
-        if let Some(pass) = self.store.enter(shard) {
+        if let Some(pass) = self.enter(shard, kubernetes::freshness(request.method(), request.uri())) {
             return self.cluster_here(cluster, peer, request, pass).await;
         }
         let parcel = Parcel::new(request);
@@ -348,11 +348,19 @@ impl Gateway {
         }
     }
 
+    fn enter(&self, shard: ShardId, freshness: Freshness) -> Option<Pass> {
+        match freshness {
+            Freshness::Newest => self.store.enter(shard),
+            Freshness::Any => self.store.enter_stale(shard),
+        }
+    }
+
     /// What another replica asks for, for a client of its or for itself.
     async fn replica(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
         match peers::read(request) {
             Some(Sent::Request { cluster, client, request, upgrades }) => {
-                let (cluster, pass) = match self.entered(&cluster).await {
+                let freshness = kubernetes::freshness(request.method(), request.uri());
+                let (cluster, pass) = match self.entered(&cluster, freshness).await {
                     Ok(entered) => entered,
                     Err(answer) => return answer,
                 };
@@ -363,7 +371,7 @@ impl Gateway {
                 Err(error) => peers::called(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
             },
             Some(Sent::Errand { errand: Errand::Bootstrap, cluster: Some(cluster) }) => {
-                let (cluster, _pass) = match self.entered(&cluster).await {
+                let (cluster, _pass) = match self.entered(&cluster, Freshness::Newest).await {
                     Ok(entered) => entered,
                     Err(answer) => return answer,
                 };
@@ -398,21 +406,21 @@ impl Gateway {
 
     /// Lets in what another replica passes on. It is not passed on again: two that take each other for the owner would do so
     /// for ever.
-    async fn entered(&self, cluster: &str) -> Result<(Arc<ServedCluster>, Pass), Response<Body>> {
+    async fn entered(&self, cluster: &str, freshness: Freshness) -> Result<(Arc<ServedCluster>, Pass), Response<Body>> {
         let cluster = match self.clusters.by_id_text(cluster).await {
             Ok(Some(cluster)) => cluster,
             Ok(None) => return Err(peers::refused(Refusal::Gone)),
             Err(error) => return Err(failed(&error)),
         };
         let shard = cluster.info.shard;
-        if let Some(pass) = self.store.enter(shard) {
+        if let Some(pass) = self.enter(shard, freshness) {
             return Ok((cluster, pass));
         }
         // It may just have been handed over to this replica.
         if let Err(error) = self.store.arrive(shard).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "whose a shard is cannot be read");
         }
-        match self.store.enter(shard) {
+        match self.enter(shard, freshness) {
             Some(pass) => Ok((cluster, pass)),
             None => Err(peers::refused(Refusal::NotOwner)),
         }
@@ -426,7 +434,7 @@ impl Gateway {
         mut request: Request<Body>,
         _pass: Pass,
     ) -> Response<Body> {
-        let api = match self.clusters.api(cluster).await {
+        let api = match self.clusters.api_as(cluster, kubernetes::freshness(request.method(), request.uri())).await {
             Ok(api) => api,
             Err(error) => return failed(&error),
         };

@@ -75,6 +75,10 @@ pub struct RunOptions {
     /// How long changes stay resumable for watches, in seconds.
     #[arg(long, default_value_t = 3600)]
     pub retention_seconds: u64,
+    /// How long a shard's lease lasts without renewal, in seconds: the longest that the clusters of a dead process wait until
+    /// another takes over, and how long consistent reads are served while the database is away.
+    #[arg(long, env = "GALLEY_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    pub lease_seconds: u64,
 }
 
 #[derive(Debug, Args)]

@@ -52,6 +52,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let key = LocalKey::from_file(&data_dir.join("master.key")).context("the master key cannot be used")?;
     let mut config = StoreConfig::new(&options.state.database_url, holder(data_dir)?, Arc::new(key));
     config.retention = Duration::from_secs(options.retention_seconds);
+    config.set_lease(Duration::from_secs(options.lease_seconds));
     let store = match &peer_listener {
         Some(listener) => {
             config.address = peer_address(options.peer_advertise.as_deref(), listener.local_addr()?)?;

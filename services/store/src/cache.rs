@@ -147,6 +147,30 @@ impl State {
         }
     }
 
+    /// The state of an object before its last change, if the log still has it.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn before(&self, key: &ObjectKey) -> Option<&Arc<Object>> {
+        let kind = &self.kinds[*self.index.get(&key.resource)?];
+        let last = kind.log.events.iter().rev().find(|(event, _)| event.object.key == *key)?;
+        last.0.previous.as_ref()
+    }
+
+    /// Breaks the newest entries of a log.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn break_log(&mut self, resource: &ResourceName, fault: crate::testing::Fault) -> bool {
+        use crate::testing::Fault;
+        let Some(at) = self.index.get(resource) else { return false };
+        let events = &mut self.kinds[*at].log.events;
+        let (len, Some(last)) = (events.len(), events.back().cloned()) else { return false };
+        match fault {
+            Fault::DroppedEvent => drop(events.pop_back()),
+            Fault::RepeatedEvent => events.push_back(last),
+            _ if len >= 2 => events.swap(len - 2, len - 1),
+            _ => return false,
+        }
+        true
+    }
+
     /// All objects, resource by resource.
     pub(crate) fn list_all(&self) -> Vec<Arc<Object>> {
         let mut kinds: Vec<&Kind> = self.kinds.iter().collect();

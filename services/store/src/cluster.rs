@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use galley_types::{ClusterId, ResourceName, Revision, TenantId};
 use jiff::Timestamp;
@@ -182,12 +183,24 @@ impl ClusterStore {
 
     /// One object, consistent with every write acknowledged before the call.
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<Object>> {
-        self.loaded.state.read().get(key).cloned()
+        let state = self.loaded.state.read();
+        #[cfg(any(test, feature = "testing"))]
+        if self.loaded.settings.breaks(crate::testing::Fault::StaleRead, &key.resource)
+            && let Some(before) = state.before(key)
+        {
+            self.loaded.settings.broke();
+            return Some(before.clone());
+        }
+        state.get(key).cloned()
     }
 
     /// All objects in scope, consistent with every write acknowledged before the call.
     pub fn list(&self, scope: &Scope) -> Listing {
         let state = self.loaded.state.read();
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(objects) = self.loaded.settings.torn(&state, scope) {
+            return Listing { revision: state.revision(), objects };
+        }
         Listing { revision: state.revision(), objects: state.list(scope) }
     }
 
@@ -206,6 +219,13 @@ impl ClusterStore {
         let (mut namespaces, reached, revision) = {
             let state = self.loaded.state.read();
             let revision = revision.min(state.revision());
+            #[cfg(any(test, feature = "testing"))]
+            if revision < state.revision()
+                && self.loaded.settings.breaks(crate::testing::Fault::TornPages, &scope.resource)
+            {
+                self.loaded.settings.broke();
+                return Ok(Listing { revision, objects: state.list(scope) });
+            }
             if revision == state.revision() {
                 return Ok(Listing { revision, objects: state.list(scope) });
             }
@@ -295,6 +315,12 @@ impl ClusterStore {
     /// Whether reads are still the truth (see [`ClusterStore`]).
     pub fn is_current(&self) -> bool {
         self.loaded.shard.is_held(Instant::now()) && !self.loaded.state.read().is_closed()
+    }
+
+    /// How long writes have been taken without fail; `None`: ever since this process has the cluster. Who was silent before
+    /// that may have spoken and not been heard.
+    pub fn hearing_for(&self) -> Option<Duration> {
+        self.loaded.shard.hearing_for(Instant::now())
     }
 
     /// The cluster's private keys.

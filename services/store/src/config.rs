@@ -10,6 +10,13 @@ use crate::entropy::Entropy;
 /// default retention, so that at most a quarter more than asked is kept.
 pub(crate) const SEGMENT_SECONDS: i64 = 900;
 
+/// Long enough that a slow disk or a busy host loses no lease, short enough to wait for when a host dies.
+const DEFAULT_LEASE: Duration = Duration::from_secs(15);
+/// Renewals in the time of a lease: two may be lost.
+const LEASE_RENEWALS: u32 = 4;
+/// A commit takes milliseconds; after this long something is broken.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How to open a store.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
@@ -47,6 +54,9 @@ pub struct StoreConfig {
     pub master_key: Arc<dyn KeyWrapper>,
     /// Where ids and generated names come from.
     pub entropy: Entropy,
+    /// A promise to break, in builds for tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub broken: Option<Arc<crate::testing::Broken>>,
 }
 
 impl StoreConfig {
@@ -58,17 +68,27 @@ impl StoreConfig {
             address: String::new(),
             shards: 12,
             retention: Duration::from_secs(3600),
-            lease: Duration::from_secs(15),
-            lease_renewal: Duration::from_secs(4),
+            lease: DEFAULT_LEASE,
+            lease_renewal: DEFAULT_LEASE / LEASE_RENEWALS,
             settle: Duration::from_secs(5),
             cache: CacheLimits::default(),
             progress: Duration::from_secs(10),
             event_ttl: Duration::from_secs(3600),
-            commit_timeout: Duration::from_secs(10),
+            commit_timeout: COMMIT_TIMEOUT,
             connections: 8,
             master_key,
             entropy: Entropy::system(),
+            #[cfg(any(test, feature = "testing"))]
+            broken: None,
         }
+    }
+
+    /// Sets the lease, and what must be shorter than it: renewals, and the wait for a commit, which would otherwise outlast
+    /// the right to make it.
+    pub fn set_lease(&mut self, lease: Duration) {
+        self.lease = lease;
+        self.lease_renewal = lease / LEASE_RENEWALS;
+        self.commit_timeout = COMMIT_TIMEOUT.min(lease * 2 / 3);
     }
 }
 

@@ -144,6 +144,18 @@ impl Lanes {
         batch
     }
 
+    /// Takes out everything that waits, to be refused. The batch that is being written stays that: barriers wait for it.
+    pub(crate) fn drain(&self) -> Vec<Request> {
+        let mut state = self.state.lock();
+        let writing = state.writing;
+        let mut waiting = Vec::new();
+        for lane in [Lane::Tenant, Lane::Background] {
+            state.fill(lane, usize::MAX, usize::MAX, &mut waiting);
+        }
+        state.writing = writing;
+        waiting
+    }
+
     /// Waits until everything that was queued before is committed or refused.
     pub(crate) async fn barrier(&self) {
         let raised = {

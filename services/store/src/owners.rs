@@ -63,6 +63,12 @@ impl Store {
         self.inner.shard(shard)?.enter()
     }
 
+    /// As [`Store::enter`], for a request that takes an old state (see [`Store::cluster_stale`]): past the lease too, for as long
+    /// as no other owner is known.
+    pub fn enter_stale(&self, shard: ShardId) -> Option<Pass> {
+        self.inner.shard(shard)?.enter_stale()
+    }
+
     /// Whether the shard is here, or has not left yet.
     pub fn holds(&self, shard: ShardId) -> bool {
         self.inner.shard(shard).is_some_and(|shard| shard.is_held(Instant::now()))

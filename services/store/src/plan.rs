@@ -114,7 +114,16 @@ impl Plan {
             (Write::Create(draft), None) => (EventKind::Added, Object::commit_at(draft, revision, now), None),
             (Write::Update { draft, .. }, None) => return Err(CommitError::NotFound(draft.key)),
             (Write::Update { mut draft, expected }, Some(current)) => {
-                check(&current, expected)?;
+                let checked = check(&current, expected);
+                #[cfg(any(test, feature = "testing"))]
+                let checked = match checked {
+                    Err(_) if step.cluster.settings.breaks(crate::testing::Fault::LostUpdate, &draft.key.resource) => {
+                        step.cluster.settings.broke();
+                        Ok(())
+                    }
+                    checked => checked,
+                };
+                checked?;
                 // The same key shares its text with the version before.
                 draft.key = current.key.clone();
                 (EventKind::Modified, Object::commit_at(draft, revision, now), Some(current))

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use galley_types::ShardId;
 use parking_lot::Mutex;
@@ -19,6 +20,8 @@ pub(crate) struct Shard {
     lost: AtomicBool,
     /// By this process' monotonic clock, counted from before the renewal was sent: never later than in the database.
     lease_ends: Mutex<Instant>,
+    /// When a write was last refused for want of the database, or the lease was last found to have run out.
+    deaf: Mutex<Option<Instant>>,
     /// Held while the lease is renewed or its epoch raised, so that the two do not take each other for a stranger.
     pub lease: tokio::sync::Mutex<()>,
     pub gate: Gate,
@@ -90,12 +93,18 @@ impl Shard {
         (self.is_held(Instant::now()) && self.gate.enter()).then(|| Pass(self.clone()))
     }
 
+    /// As `enter`, whether or not the lease still holds.
+    pub(crate) fn enter_stale(self: &Arc<Self>) -> Option<Pass> {
+        (!self.is_lost() && self.gate.enter()).then(|| Pass(self.clone()))
+    }
+
     pub(crate) fn new(fence: Fence, lease_ends: Instant) -> Self {
         Self {
             id: fence.shard,
             epoch: AtomicI64::new(fence.epoch),
             lost: AtomicBool::new(false),
             lease_ends: Mutex::new(lease_ends),
+            deaf: Mutex::new(None),
             lease: tokio::sync::Mutex::new(()),
             gate: Gate::default(),
             lanes: Lanes::default(),
@@ -112,11 +121,28 @@ impl Shard {
 
     pub(crate) fn raised(&self, fence: Fence, lease_ends: Instant) {
         self.epoch.store(fence.epoch, Ordering::Release);
-        *self.lease_ends.lock() = lease_ends;
+        self.renewed(lease_ends);
     }
 
     pub(crate) fn renewed(&self, lease_ends: Instant) {
-        *self.lease_ends.lock() = lease_ends;
+        let now = Instant::now();
+        let before = std::mem::replace(&mut *self.lease_ends.lock(), lease_ends);
+        if now >= before {
+            self.failed(now);
+        }
+    }
+
+    /// The database was not there for a write at `now`.
+    pub(crate) fn failed(&self, now: Instant) {
+        *self.deaf.lock() = Some(now);
+    }
+
+    /// How long writes have been taken without fail; `None`: ever since the shard was won.
+    pub(crate) fn hearing_for(&self, now: Instant) -> Option<Duration> {
+        if !self.is_held(now) {
+            return Some(Duration::ZERO);
+        }
+        self.deaf.lock().map(|at| now.saturating_duration_since(at))
     }
 
     pub(crate) fn lose(&self) {

@@ -153,6 +153,15 @@ impl Store {
         }
     }
 
+    /// As [`Self::cluster`], for a reader that takes an old state: a cluster in memory is answered past the lease too, for as
+    /// long as no other owner is known. What it holds was true, and may not be any more. Never write through it.
+    pub async fn cluster_stale(&self, id: ClusterId) -> Result<Arc<ClusterStore>, StoreError> {
+        match self.inner.in_memory(id)? {
+            Some(cluster) => Ok(cluster),
+            None => self.inner.load(id).await,
+        }
+    }
+
     /// Clusters in memory.
     pub fn loaded(&self) -> Vec<Arc<ClusterStore>> {
         self.inner.clusters.read().values().cloned().collect()
@@ -236,14 +245,24 @@ impl Inner {
         self.opened.elapsed()
     }
 
-    /// The cluster if it is loaded, marked as used.
+    /// The cluster if it is loaded and its cache is the truth, marked as used.
     fn ready(&self, id: ClusterId) -> Result<Option<Arc<ClusterStore>>, StoreError> {
+        let found = self.in_memory(id)?;
+        match &found {
+            Some(cluster) if !cluster.loaded.shard.is_held(Instant::now()) => {
+                Err(StoreError::NotOwner { cluster: id, shard: cluster.loaded.shard.id() })
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// The cluster if it is loaded, marked as used.
+    fn in_memory(&self, id: ClusterId) -> Result<Option<Arc<ClusterStore>>, StoreError> {
         let Some(cluster) = self.clusters.read().get(&id).cloned() else {
             return Ok(None);
         };
-        let shard = &cluster.loaded.shard;
-        if !shard.is_held(Instant::now()) {
-            return Err(StoreError::NotOwner { cluster: id, shard: shard.id() });
+        if cluster.loaded.shard.is_lost() {
+            return Err(StoreError::NotOwner { cluster: id, shard: cluster.loaded.shard.id() });
         }
         cluster.loaded.used.store(self.uptime_ms(), Ordering::Relaxed);
         Ok(Some(cluster))

@@ -16,6 +16,8 @@ use crate::shard::Shard;
 use crate::store::Inner;
 use crate::writer;
 
+/// After a failed renewal the next attempt comes this soon: a database that is back is noticed at once.
+const LEASE_RETRY: Duration = Duration::from_millis(500);
 /// Between rounds of housekeeping.
 const HOUSE_EVERY: Duration = Duration::from_secs(2);
 /// Rounds between looks at retention and times to live: both are slow to matter, and cost queries.
@@ -46,7 +48,7 @@ pub(crate) async fn leases(store: Weak<Inner>) {
         let every = inner.config.lease_renewal;
         let next = lease_round(&inner).await.unwrap_or_else(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "leases not renewed");
-            every
+            every.min(LEASE_RETRY)
         });
         drop(inner);
         tokio::time::sleep(next).await;

@@ -123,6 +123,11 @@ impl Drop for Watch {
 
 impl Watch {
     pub(crate) async fn open(cluster: Arc<Loaded>, scope: Scope, from: Revision) -> Result<Self, WatchEnd> {
+        #[cfg(any(test, feature = "testing"))]
+        if cluster.settings.breaks(crate::testing::Fault::EarlyGone, &scope.resource) {
+            cluster.settings.broke();
+            return Err(WatchEnd::Expired { asked: from, oldest: from.next() });
+        }
         let entry = cluster.state.write().enter(&scope.resource, from);
         let source = match entry.start {
             Start::Log(position) => Source::Log(position),
@@ -195,6 +200,11 @@ impl Watch {
             && let Advance::Quiet(revision) = self.take()?
         {
             self.delivered = self.delivered.max(revision);
+            #[cfg(any(test, feature = "testing"))]
+            if self.cluster.settings.breaks(crate::testing::Fault::BookmarkAhead, &self.scope.resource) {
+                self.cluster.settings.broke();
+                return Ok(Some(WatchItem::Progress(Revision(self.delivered.0 + 50))));
+            }
             return Ok(Some(WatchItem::Progress(self.delivered)));
         }
         Ok(Some(WatchItem::Progress(self.delivered)))

@@ -34,6 +34,9 @@ pub(crate) struct Writer {
     pub notices: Arc<Notices>,
 }
 
+/// Who waits for a batch, and what they will be told.
+type Waiting = (tokio::sync::oneshot::Sender<plan::Answers>, plan::Answers);
+
 /// What became of a batch.
 enum Outcome {
     Committed,
@@ -56,18 +59,25 @@ impl Writer {
     }
 
     async fn write(&self, requests: Vec<Request>) {
-        let Plan { batch, moves, answers } = plan::plan(requests, self.clock.now());
+        let Plan { batch, moves, mut answers } = plan::plan(requests, self.clock.now());
         if batch.rows.is_empty() {
             answers.into_iter().for_each(|(answer, answers)| drop(answer.send(answers)));
             return;
         }
-        match self.commit(&batch).await {
+        #[cfg(any(test, feature = "testing"))]
+        if batch.rows.len() == 1 && self.config.breaks(crate::testing::Fault::LostWrite, &batch.rows[0].key.resource) {
+            self.config.broke();
+            answers.into_iter().for_each(|(answer, answers)| drop(answer.send(answers)));
+            return;
+        }
+        match self.commit(&batch, &mut answers).await {
             Outcome::Committed => {
                 self.publish(moves);
                 answers.into_iter().for_each(|(answer, answers)| drop(answer.send(answers)));
             }
             Outcome::NotCommitted(error) => {
                 tracing::warn!(shard = self.shard.id().0, error = &error as &dyn std::error::Error, "commit failed");
+                self.shard.failed(Instant::now());
                 void(answers, &error.to_string());
             }
             Outcome::Lost => {
@@ -77,7 +87,7 @@ impl Writer {
         }
     }
 
-    async fn commit(&self, batch: &Batch) -> Outcome {
+    async fn commit(&self, batch: &Batch, waiting: &mut Vec<Waiting>) -> Outcome {
         let limit = self.config.commit_timeout;
         let answer = tokio::time::timeout(limit, self.backend.commit(self.shard.fence(), batch)).await;
         let answer =
@@ -86,12 +96,13 @@ impl Writer {
             Ok(()) => Outcome::Committed,
             Err(BackendError::Fenced { .. }) => Outcome::Lost,
             Err(error @ (BackendError::Failed { .. } | BackendError::Corrupt { .. })) => Outcome::NotCommitted(error),
-            Err(error @ BackendError::Unknown { .. }) => self.resolve(batch, error).await,
+            Err(error @ BackendError::Unknown { .. }) => self.resolve(batch, error, waiting).await,
         }
     }
 
-    /// Learns what became of a commit whose answer was not heard. Nothing else is written until then.
-    async fn resolve(&self, batch: &Batch, error: BackendError) -> Outcome {
+    /// Learns what became of a commit whose answer was not heard. Nothing else is written until then; past the lease nobody is
+    /// kept waiting for it.
+    async fn resolve(&self, batch: &Batch, error: BackendError, waiting: &mut Vec<Waiting>) -> Outcome {
         tracing::warn!(
             shard = self.shard.id().0,
             error = &error as &dyn std::error::Error,
@@ -102,15 +113,33 @@ impl Writer {
             if self.shard.is_lost() {
                 return Outcome::Lost;
             }
-            match self.try_resolve(batch).await {
+            self.shard.failed(Instant::now());
+            let mut attempt = std::pin::pin!(self.try_resolve(batch));
+            let attempt = loop {
+                match tokio::time::timeout(RESOLVE_EVERY, &mut attempt).await {
+                    Ok(attempt) => break attempt,
+                    Err(_) => self.fail_closed(waiting),
+                }
+            };
+            match attempt {
                 Ok(Some(true)) => return Outcome::Committed,
                 Ok(Some(false)) => return Outcome::NotCommitted(error),
                 Ok(None) => return Outcome::Lost,
                 Err(again) => {
                     tracing::warn!(error = &again as &dyn std::error::Error, "cannot ask yet");
                     tokio::time::sleep(RESOLVE_EVERY).await;
+                    self.fail_closed(waiting);
                 }
             }
+        }
+    }
+
+    /// Past the lease, tells all who wait that their write's outcome is unknown.
+    fn fail_closed(&self, waiting: &mut Vec<Waiting>) {
+        if !self.shard.is_held(Instant::now()) {
+            const WHY: &str = "the lease ran out while the database did not answer";
+            void(std::mem::take(waiting), WHY);
+            refuse(self.shard.lanes.drain(), WHY);
         }
     }
 
@@ -140,7 +169,15 @@ impl Writer {
 
     fn publish(&self, moves: Vec<Move>) {
         for Move { cluster, next, events, .. } in moves {
-            let wake = cluster.state.write().apply(&events, next, &self.config.cache);
+            let wake = {
+                let mut state = cluster.state.write();
+                let wake = state.apply(&events, next, &self.config.cache);
+                #[cfg(any(test, feature = "testing"))]
+                if events.iter().any(|event| event.object.key.resource.as_str() == "configmaps") {
+                    self.config.break_log(&mut state);
+                }
+                wake
+            };
             for sender in wake {
                 sender.send_replace(());
             }
@@ -165,7 +202,7 @@ fn refuse(requests: Vec<Request>, why: &str) {
     }
 }
 
-fn void(answers: Vec<(tokio::sync::oneshot::Sender<plan::Answers>, plan::Answers)>, why: &str) {
+fn void(answers: Vec<Waiting>, why: &str) {
     for (answer, answers) in answers {
         let refused = answers.iter().map(|_| Err(CommitError::Unavailable(why.into()))).collect();
         drop(answer.send(refused));

@@ -10,6 +10,7 @@
 
 mod authorization;
 mod discovery;
+mod freshness;
 mod list;
 mod negotiate;
 mod path;
@@ -31,6 +32,7 @@ use galley_pipeline::ClusterApi;
 use http::{Method, Request, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
+pub use self::freshness::freshness;
 use self::negotiate::View;
 use self::path::{Path, ResourcePath};
 use self::query::Query;
@@ -107,7 +109,7 @@ async fn answer(mut call: Call, request: Request<Body>) -> Result<Response<Body>
     let form = negotiate::view(request.headers(), &query)?;
     let writes = WriteRequest { call: &call, resource: &resource, path: &path, query: &query, form, style };
     match verb {
-        "get" => get(&call, &resource, &path, form, style),
+        "get" => get(&call, &resource, &path, &query, form, style),
         "list" => list::answer(&call, &resource, &path.namespace, &path.name, &query, form, style).await,
         "watch" => watch::answer(&call, &resource, &path.namespace, &path.name, &query, form).await,
         "create" => writes.create(request).await,
@@ -164,9 +166,14 @@ fn get(
     call: &Call,
     resource: &Resource,
     path: &ResourcePath,
+    query: &Query,
     form: View,
     style: Style,
 ) -> Result<Response<Body>, Status> {
+    let (asked, newest) = (list::parse_version(query.text("resourceVersion"))?, call.api.store().revision());
+    if asked > newest {
+        return Err(list::too_large(asked, newest));
+    }
     let object = call.api.get(resource, &path.namespace, &path.name)?;
     let body = if path.subresource == "scale" {
         view::encode(&call.api.scale(resource, &object)?)?

@@ -92,7 +92,9 @@ pub async fn answer(
             until: Instant::now() + Duration::from_secs(timeout),
             shutdown: call.shutdown.clone(),
         },
-        Err(end) => {
+        // The client comes back to where it was.
+        Err(end @ (WatchEnd::TooSlow | WatchEnd::Closing)) => return Err(list::expired(&end)),
+        Err(end @ WatchEnd::Expired { .. }) => {
             // A client reads it as an event: its list was too old, and it lists again.
             let line = error_line(&list::expired(&end))?;
             ready.clear();

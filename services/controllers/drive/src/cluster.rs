@@ -262,6 +262,11 @@ impl Cluster {
             failure: self.queue.failure(&job),
             settings: api.settings(),
             node_monitor_grace_period: self.config.node_monitor_grace_period,
+            hearing_since: api
+                .store()
+                .hearing_for()
+                .and_then(|lasts| now.checked_sub(lasts).ok())
+                .unwrap_or(Timestamp::MIN),
             served: &served,
         };
         let planned = std::panic::catch_unwind(AssertUnwindSafe(|| controller.plan(&job.key, &context)));

@@ -47,6 +47,8 @@ pub struct Context<'a> {
     pub settings: &'a Settings,
     /// How long a node may be silent before it counts as lost.
     pub node_monitor_grace_period: SignedDuration,
+    /// Since when every write was taken: who was silent before may have spoken and not been heard.
+    pub hearing_since: Timestamp,
     /// Whether a kind (apiVersion, kind) is served here.
     pub served: &'a dyn Fn(&str, &str) -> bool,
 }

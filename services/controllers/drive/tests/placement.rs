@@ -2,6 +2,7 @@
 
 mod support;
 
+use galley_store::testing::Faults;
 use serde_json::{Value, json};
 use support::World;
 
@@ -215,4 +216,23 @@ async fn pods_of_a_node_that_falls_silent_are_not_ready_and_evicted_when_their_t
         () = story => {}
         () = other => {}
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_could_not_be_heard_is_not_silent() {
+    let seconds = std::time::Duration::from_secs;
+    let world = World::start().await;
+    add_node(&world, "n1", "4").await;
+    let is_unknown = |w: &World| {
+        let conditions = w.get("nodes", "n1").map(|node| node["status"]["conditions"].to_string());
+        conditions.is_some_and(|text| text.contains("NodeStatusUnknown"))
+    };
+    world.database.faults(Faults { refused: 1.0, ..Faults::default() });
+    tokio::time::sleep(seconds(120)).await;
+    world.database.faults(Faults::default());
+    // Heartbeats come every ten seconds: until then nobody may give the node up.
+    tokio::time::sleep(seconds(30)).await;
+    assert!(!is_unknown(&world), "{:?}", world.get("nodes", "n1"));
+    // It stays silent although it is listened to: now it is.
+    world.until_within(seconds(60), "the node is unknown", is_unknown).await;
 }

@@ -1,5 +1,6 @@
 //! For tests of this and other crates: a store over memory, and private Postgres servers.
 
+mod broken;
 mod clock;
 mod postgres;
 mod simulation;
@@ -20,6 +21,7 @@ use crate::registry::{ClusterKeys, ClusterNetwork, NewCluster};
 use crate::store::Store;
 
 pub use crate::backend::memory::Faults;
+pub use broken::{Broken, Fault};
 pub use clock::TokioClock;
 pub use postgres::{Postgres, PostgresError};
 pub use simulation::run_seeds;

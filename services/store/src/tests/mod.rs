@@ -6,6 +6,7 @@ mod crash;
 mod handover;
 mod lanes;
 mod migrations;
+mod outage;
 mod postgres;
 mod registry;
 mod simulation;

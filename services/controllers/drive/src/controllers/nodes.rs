@@ -120,7 +120,8 @@ impl Controller for NodeLifecycle {
             self.heard.remove(&key.name);
             return Ok(node_lifecycle::plan(&node_lifecycle::Observed::default(), now).explain());
         };
-        let heard = *self.heard.entry(key.name.clone()).or_insert(now);
+        // Silence counts from when it could have been broken: a node must not pay for an outage of the database.
+        let heard = (*self.heard.entry(key.name.clone()).or_insert(now)).max(context.hearing_since);
         let silent = is_silent(seen);
         let mut pods = Vec::new();
         if silent {

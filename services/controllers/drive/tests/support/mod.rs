@@ -8,7 +8,7 @@ use std::time::Duration;
 use galley_authz::Actor;
 use galley_controllers_drive::{ApiSource, Backoff, Config, Controller, run};
 use galley_pipeline::{ClusterApi, DeleteOptions, Patch, PatchKind, Propagation, Settings, WriteOptions};
-use galley_store::testing::{PATIENCE, TokioClock};
+use galley_store::testing::{MemoryDatabase, PATIENCE, TokioClock, config};
 use galley_store::{ClusterStore, Scope, Store};
 use galley_types::Clock;
 use serde_json::{Value, json};
@@ -19,6 +19,7 @@ pub struct World {
     pub store: Store,
     pub api: ClusterApi,
     pub clock: Arc<TokioClock>,
+    pub database: MemoryDatabase,
     stop: CancellationToken,
 }
 
@@ -33,11 +34,12 @@ impl World {
     /// A cluster with the namespace `default` and its service account, and all controllers.
     pub async fn start() -> Self {
         let clock = Arc::new(TokioClock::default());
-        let store = Store::open_in_memory(clock.clone()).await.expect("in memory");
+        let database = MemoryDatabase::new(clock.clone(), 0);
+        let store = database.open(config("", "test"), clock.clone()).await.expect("in memory");
         let cluster = store.cluster_for_test("one").await.expect("in memory");
         let settings = Settings { root_ca: "PEM".into(), ..Settings::default() };
         let api = ClusterApi::new(cluster, clock.clone() as Arc<dyn Clock>).with_settings(settings);
-        let world = Self { store: store.clone(), api: api.clone(), clock, stop: CancellationToken::new() };
+        let world = Self { store: store.clone(), api: api.clone(), clock, database, stop: CancellationToken::new() };
         world
             .create("namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}))
             .await;
