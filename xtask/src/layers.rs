@@ -21,6 +21,7 @@ const FORBIDDEN: &[(&[&str], &[&str])] = &[
             "galley-controllers-plan",
             "galley-cloud-plan",
             "galley-node-plan",
+            "galley-history",
         ],
         &["tokio", "sqlx", "axum", "hyper", "kube", "reqwest", "aws-*", "galley-store"],
     ),

@@ -4,6 +4,7 @@ mod bench;
 mod layers;
 mod packages;
 mod test;
+mod torture;
 mod up;
 
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ enum Command {
         #[arg(long)]
         fast: bool,
     },
+    /// Kill servers and PostgreSQL at random moments under load, and check that every promise is kept.
+    Torture(torture::Arguments),
     /// Check which crate imports what.
     Layers,
     /// Measure: Galley beside etcd on this machine; writes BENCHMARKS.md's figures to standard output.
@@ -73,6 +76,7 @@ fn main() -> Result<()> {
         Command::Up(arguments) => up::up(&arguments),
         Command::Down { purge, data_dir } => up::down(data_dir, purge),
         Command::Test { fast } => test::test(fast),
+        Command::Torture(arguments) => torture::torture(&arguments),
         Command::Layers => layers::check(),
         Command::Bench { quick } => bench::bench(quick),
     }

@@ -75,6 +75,11 @@ impl Postgres {
         })
     }
 
+    /// What the server's database answers, a line for each row.
+    pub fn query(&self, sql: &str) -> Result<String> {
+        Ok(self.psql(&binaries()?, "galley", sql)?.trim().to_owned())
+    }
+
     fn psql(&self, bin: &Path, database: &str, sql: &str) -> Result<String> {
         let output = Command::new(bin.join("psql"))
             .args(["-XAt", "-U", "galley", "-d", database, "-c", sql, "-h"])
