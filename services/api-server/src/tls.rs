@@ -1,6 +1,6 @@
 //! TLS configurations: one for the management API, one for each cluster.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use galley_authz::Actor;
 use jiff::Timestamp;
@@ -29,8 +29,10 @@ pub enum TlsError {
     Verifier(#[source] rustls::server::VerifierBuilderError),
 }
 
+/// One for all configurations.
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
+    Arc::clone(&PROVIDER)
 }
 
 fn finish(
@@ -187,13 +189,13 @@ pub(crate) fn unverified_client() -> Result<Arc<rustls::ClientConfig>, rustls::E
     let config = rustls::ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer(ring::default_provider())))
+        .with_custom_certificate_verifier(Arc::new(AnyServer(provider())))
         .with_no_client_auth();
     Ok(Arc::new(config))
 }
 
 #[derive(Debug)]
-struct AnyServer(CryptoProvider);
+struct AnyServer(Arc<CryptoProvider>);
 
 impl rustls::client::danger::ServerCertVerifier for AnyServer {
     fn verify_server_cert(

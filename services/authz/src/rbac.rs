@@ -31,25 +31,48 @@ pub trait Roles {
 
 /// Whether RBAC allows a request.
 pub fn authorize(roles: &impl Roles, attributes: &Attributes<'_>) -> Decision {
-    if attributes.actor.groups.iter().any(|group| group == MASTERS) {
+    if is_master(attributes.actor) {
         return Decision::Allow { reason: String::new() };
     }
-    let mut problems = Vec::new();
-    let mut found = None;
-    visit(roles, attributes.actor, namespace_of(attributes), &mut problems, &mut |binding, rules| {
-        if rules.iter().any(|rule| allows(rule, attributes)) {
-            found = Some(binding.to_owned());
+    Grants::of(roles, attributes.actor, namespace_of(attributes)).decide(attributes)
+}
+
+/// Whether an actor may do everything, whatever roles say.
+pub fn is_master(actor: &Actor) -> bool {
+    actor.groups.iter().any(|group| group == MASTERS)
+}
+
+/// What roles say of one actor in one namespace (and at the cluster scope): worked out from all bindings once, good for as long as
+/// no role or binding changes.
+#[derive(Debug)]
+pub struct Grants {
+    /// Which binding, in words, and the rules that it grants; in the order of bindings.
+    granted: Vec<(String, Vec<PolicyRule>)>,
+    /// Bindings of roles that are not there.
+    problems: Vec<String>,
+}
+
+impl Grants {
+    /// Looks at every binding.
+    pub fn of(roles: &impl Roles, actor: &Actor, namespace: &str) -> Self {
+        let (mut granted, mut problems) = (Vec::new(), Vec::new());
+        visit(roles, actor, namespace, &mut problems, &mut |binding, rules| granted.push((binding, rules)));
+        Self { granted, problems }
+    }
+
+    /// Whether they allow a request of this actor in this namespace.
+    pub fn decide(&self, attributes: &Attributes<'_>) -> Decision {
+        let found = self.granted.iter().find(|(_, rules)| rules.iter().any(|rule| allows(rule, attributes)));
+        match found {
+            Some((binding, _)) => Decision::Allow { reason: format!("RBAC: allowed by {binding}") },
+            None if self.problems.is_empty() => Decision::NoOpinion { reason: String::new() },
+            None => Decision::NoOpinion { reason: format!("RBAC: {}", self.problems.join(", ")) },
         }
-        found.is_none()
-    });
-    match found {
-        Some(binding) => Decision::Allow { reason: format!("RBAC: allowed by {binding}") },
-        None if problems.is_empty() => Decision::NoOpinion { reason: String::new() },
-        None => Decision::NoOpinion { reason: format!("RBAC: {}", problems.join(", ")) },
     }
 }
 
-fn namespace_of<'a>(attributes: &Attributes<'a>) -> &'a str {
+/// The namespace whose roles count for a request; empty where only the cluster's do.
+pub fn namespace_of<'a>(attributes: &Attributes<'a>) -> &'a str {
     match attributes.target {
         Target::Resource { namespace, .. } => namespace,
         Target::Path(_) => "",
@@ -58,7 +81,7 @@ fn namespace_of<'a>(attributes: &Attributes<'a>) -> &'a str {
 
 /// Every rule that an actor has in a namespace (and at the cluster scope).
 pub fn rules_of(roles: &impl Roles, actor: &Actor, namespace: &str) -> Vec<PolicyRule> {
-    if actor.groups.iter().any(|group| group == MASTERS) {
+    if is_master(actor) {
         let all = || vec!["*".to_owned()];
         return vec![
             PolicyRule { api_groups: Some(all()), resources: Some(all()), verbs: all(), ..PolicyRule::default() },
@@ -66,20 +89,17 @@ pub fn rules_of(roles: &impl Roles, actor: &Actor, namespace: &str) -> Vec<Polic
         ];
     }
     let mut found = Vec::new();
-    visit(roles, actor, namespace, &mut Vec::new(), &mut |_, rules| {
-        found.extend_from_slice(rules);
-        true
-    });
+    visit(roles, actor, namespace, &mut Vec::new(), &mut |_, rules| found.extend(rules));
     found
 }
 
-/// Shows each binding's rules to `each` until it has enough.
+/// Shows each binding of the actor, in words, and its rules.
 fn visit(
     roles: &impl Roles,
     actor: &Actor,
     namespace: &str,
     problems: &mut Vec<String>,
-    each: &mut dyn FnMut(&str, &[PolicyRule]) -> bool,
+    each: &mut dyn FnMut(String, Vec<PolicyRule>),
 ) {
     for binding in roles.cluster_role_bindings() {
         let Some(subject) = subject_of(&binding.subjects, actor, "") else { continue };
@@ -91,9 +111,7 @@ fn visit(
                     binding.role_ref.name,
                     shown(subject)
                 );
-                if !each(&told, &rules) {
-                    return;
-                }
+                each(told, rules);
             }
             Err(problem) => problems.push(problem),
         }
@@ -112,9 +130,7 @@ fn visit(
                     binding.role_ref.name,
                     shown(subject)
                 );
-                if !each(&told, &rules) {
-                    return;
-                }
+                each(told, rules);
             }
             Err(problem) => problems.push(problem),
         }

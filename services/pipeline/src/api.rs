@@ -11,6 +11,7 @@ use galley_types::Clock;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use crate::authorize::KnownGrants;
 use crate::convert;
 use crate::resources::Custom;
 use crate::settings::Settings;
@@ -129,6 +130,7 @@ pub struct ClusterApi {
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) custom: Custom,
+    pub(crate) grants: Mutex<KnownGrants>,
     /// Held from choosing a Service's addresses until they are committed.
     pub(crate) services: tokio::sync::Mutex<()>,
     /// By namespace: held from checking a quota until the object that uses it is committed.

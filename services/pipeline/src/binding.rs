@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use galley_authz::Actor;
 use galley_kube::{Resource, Status};
-use galley_store::{CommitError, Object, Write};
+use galley_store::{CommitError, Draft, Object, Write};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::api::{ClusterApi, WriteOptions, commit_status};
 use crate::encode;
-use crate::value::{array, array_mut, map_at, text};
+use crate::members::Members;
+use crate::value::{array_mut, root, text};
 
-/// How often a binding is computed again after the pod's status changed in between.
+/// The selectable field that says where a pod is.
+const NODE_NAME: &str = "spec.nodeName";
+/// How often an edit is computed again after the object changed in between.
 const ATTEMPTS: usize = 8;
 
 /// A pod and the node it goes to.
@@ -76,25 +79,41 @@ impl ClusterApi {
             Ok(pods) => pods,
             Err(status) => return bindings.iter().map(|_| Err(status.clone())).collect(),
         };
-        let mut answers: Vec<Option<Result<Arc<Object>, Status>>> = bindings.iter().map(|_| None).collect();
+        let named = |binding: &Binding| binding.pod.clone();
+        self.edit_all(&pods, &bindings, named, options, |binding| {
+            let (stored, draft) = self.bound(&pods, binding)?;
+            Ok((stored, Some(draft)))
+        })
+        .await
+    }
+
+    /// Edits objects in one batch of the store, answering each in order. An edit answers what it was made of and the new state;
+    /// none where there is nothing to write. One that loses a race is made again.
+    pub(crate) async fn edit_all<E>(
+        &self,
+        resource: &Resource,
+        edits: &[E],
+        named: impl Fn(&E) -> String,
+        options: &WriteOptions,
+        edit: impl Fn(&E) -> Result<(Arc<Object>, Option<Draft>), Status>,
+    ) -> Vec<Result<Arc<Object>, Status>> {
+        let mut answers: Vec<Option<Result<Arc<Object>, Status>>> = edits.iter().map(|_| None).collect();
         for _ in 0..ATTEMPTS {
             let mut writes = Vec::new();
             let mut asked = Vec::new();
-            for (index, binding) in bindings.iter().enumerate() {
+            for (index, wanted) in edits.iter().enumerate() {
                 if answers[index].is_some() {
                     continue;
                 }
-                match self.bound(&pods, binding) {
-                    Ok((stored, new)) if options.dry_run => {
-                        answers[index] = Some(encode::unstored(&pods, stored.key.clone(), &new).map(Arc::new));
+                match edit(wanted) {
+                    Ok((stored, None)) => answers[index] = Some(Ok(stored)),
+                    Ok((stored, Some(draft))) if options.dry_run => {
+                        answers[index] = Some(Ok(Arc::new(Object::commit(draft, stored.revision))));
                     }
-                    Ok((stored, new)) => match encode::draft(&pods, stored.key.clone(), &new) {
-                        Ok(draft) => {
-                            writes.push(Write::Update { draft, expected: stored.revision });
-                            asked.push(index);
-                        }
-                        Err(status) => answers[index] = Some(Err(status)),
-                    },
+                    Ok((stored, Some(draft))) => {
+                        writes.push(Write::Update { draft, expected: stored.revision });
+                        asked.push(index);
+                    }
                     Err(status) => answers[index] = Some(Err(status)),
                 }
             }
@@ -104,81 +123,136 @@ impl ClusterApi {
             for (index, answer) in asked.into_iter().zip(self.store.commit_all(writes).await) {
                 answers[index] = match answer {
                     Err(CommitError::Conflict { .. }) => None,
-                    Err(error) => Some(Err(commit_status(&pods, &bindings[index].pod, error))),
+                    Err(error) => Some(Err(commit_status(resource, &named(&edits[index]), error))),
                     Ok(object) => Some(Ok(object)),
                 };
             }
         }
-        let lost = |binding: &Binding| Status::conflict("", "pods", &binding.pod, crate::api::MODIFIED);
-        answers
-            .into_iter()
-            .zip(&bindings)
-            .map(|(answer, binding)| answer.unwrap_or_else(|| Err(lost(binding))))
-            .collect()
+        let lost = |edit: &E| Status::conflict(&resource.group, &resource.plural, &named(edit), crate::api::MODIFIED);
+        let answers = answers.into_iter().zip(edits);
+        answers.map(|(answer, edit)| answer.unwrap_or_else(|| Err(lost(edit)))).collect()
     }
 
-    fn bound(&self, pods: &Resource, binding: &Binding) -> Result<(Arc<Object>, Value), Status> {
-        let stored = self.get(pods, &binding.namespace, &binding.pod)?;
-        if !binding.uid.is_empty() && *binding.uid != *stored.uid {
-            let why = format!(
-                "Precondition failed: UID in precondition: {}, UID in object meta: {}",
-                binding.uid, stored.uid
-            );
-            return Err(Status::conflict("", "pods", &binding.pod, &why));
+    /// A pod, if it is the one that is meant.
+    pub(crate) fn pod(&self, pods: &Resource, namespace: &str, name: &str, uid: &str) -> Result<Arc<Object>, Status> {
+        let stored = self.get(pods, namespace, name)?;
+        if uid.is_empty() || *uid == *stored.uid {
+            return Ok(stored);
         }
-        let mut pod = stored.value().map_err(Status::internal)?;
-        assign(&mut pod, binding, self.clock.now())?;
-        Ok((stored, pod))
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", stored.uid);
+        Err(Status::conflict("", "pods", name, &why))
+    }
+
+    fn bound(&self, pods: &Resource, binding: &Binding) -> Result<(Arc<Object>, Draft), Status> {
+        let stored = self.pod(pods, &binding.namespace, &binding.pod, &binding.uid)?;
+        let draft = assign(&stored, binding, self.clock.now())?;
+        Ok((stored, draft))
     }
 }
 
 /// Puts the node into the pod, unless it has one or is going away.
-fn assign(pod: &mut Value, binding: &Binding, now: Timestamp) -> Result<(), Status> {
+fn assign(stored: &Object, binding: &Binding, now: Timestamp) -> Result<Draft, Status> {
     let refuse = |why: String| Err(Status::conflict("", "pods/binding", &binding.pod, &why));
-    if pod.pointer("/metadata/deletionTimestamp").is_some() {
+    let mut pod = Members::parse(&stored.body)?;
+    let mut metadata = pod.members("metadata")?;
+    if metadata.text("deletionTimestamp").is_some() {
         return refuse(format!("pod {} is being deleted, cannot be assigned to a host", binding.pod));
     }
-    let assigned = text(pod, "/spec/nodeName");
-    if !assigned.is_empty() {
+    let mut spec = pod.members("spec")?;
+    if let Value::String(assigned) = spec.value("nodeName")?
+        && !assigned.is_empty()
+    {
         return refuse(format!("pod {} is already assigned to node {assigned:?}", binding.pod));
     }
-    if !array(pod, "/spec/schedulingGates").is_empty() {
+    if spec.value("schedulingGates")?.as_array().is_some_and(|gates| !gates.is_empty()) {
         return refuse(format!("pod {} has non-empty .spec.schedulingGates", binding.pod));
     }
-    map_at(pod, &["spec"]).insert("nodeName".into(), json!(binding.node));
-    if !binding.annotations.is_empty() {
-        let annotations = map_at(pod, &["metadata", "annotations"]);
-        for (key, value) in &binding.annotations {
-            annotations.insert(key.clone(), value.clone());
-        }
-    }
-    let status = map_at(pod, &["status"]);
-    let conditions = array_mut(status, "conditions");
+    let mut status = pod.value("status")?;
+    let conditions = array_mut(root(&mut status), "conditions");
     let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
         "lastTransitionTime": crate::time::seconds(now)});
     match conditions.iter_mut().find(|condition| condition["type"] == "PodScheduled") {
         Some(condition) => *condition = scheduled,
         None => conditions.push(scheduled),
     }
-    Ok(())
+    spec.set("nodeName", &binding.node)?;
+    let annotated = if binding.annotations.is_empty() {
+        None
+    } else {
+        let mut annotations = metadata.value("annotations")?;
+        root(&mut annotations).extend(binding.annotations.clone());
+        metadata.set("annotations", &annotations)?;
+        Some(metadata)
+    };
+    let spec = spec.to_raw()?;
+    let annotated = annotated.map(|metadata| metadata.to_raw()).transpose()?;
+    pod.set("spec", &spec)?;
+    pod.set("status", &status)?;
+    if let Some(metadata) = &annotated {
+        pod.set("metadata", metadata)?;
+    }
+    let (head, tail) = encode::halves_of(&pod)?;
+    let others = stored.fields.iter().filter(|(name, _)| *name != NODE_NAME);
+    Ok(Draft {
+        key: stored.key.clone(),
+        uid: stored.uid.clone(),
+        labels: stored.labels.clone(),
+        fields: others.chain([(NODE_NAME, binding.node.as_str())]).collect(),
+        head,
+        tail,
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use galley_store::ObjectKey;
+    use galley_types::Revision;
+
     use super::*;
+
+    fn stored(pod: &Value) -> Object {
+        let pods = crate::testing::resource("", "pods");
+        let key = ObjectKey::new(&pods.name(), "n", "a");
+        Object::commit(encode::draft(&pods, key, pod).unwrap(), Revision(7))
+    }
 
     #[test]
     fn a_pod_is_assigned_once() {
         let binding = Binding { pod: "a".into(), node: "n1".into(), ..Binding::default() };
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        let mut pod = json!({"metadata": {"name": "a"}, "spec": {}, "status": {"conditions": [
-            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}});
-        assign(&mut pod, &binding, now).unwrap();
-        assert_eq!(pod["spec"]["nodeName"], "n1");
-        assert_eq!(pod["status"]["conditions"][0]["status"], "True");
-        let refused = assign(&mut pod, &binding, now).unwrap_err();
+        let pod = json!({"metadata": {"name": "a", "managedFields": [{"manager": "m"}]}, "spec": {"containers": []},
+            "status": {"phase": "Pending", "conditions": [
+                {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}});
+        let pods = crate::testing::resource("", "pods");
+        let bound = Object::commit(assign(&stored(&pod), &binding, now).unwrap(), Revision(8));
+        let tree = bound.value().unwrap();
+        assert_eq!(tree["spec"], json!({"containers": [], "nodeName": "n1"}));
+        assert_eq!(tree["status"]["conditions"].as_array().map(Vec::len), Some(1));
+        assert_eq!(tree["status"]["conditions"][0]["status"], "True");
+        // As if it had been decoded and encoded whole.
+        let whole = Object::commit(encode::draft(&pods, bound.key.clone(), &tree).unwrap(), Revision(8));
+        assert_eq!((&bound.body, &bound.fields, &bound.labels), (&whole.body, &whole.fields, &whole.labels));
+
+        let refused = assign(&bound, &binding, now).unwrap_err();
         assert!(refused.message.ends_with("pod a is already assigned to node \"n1\""), "{refused}");
-        let mut gated = json!({"metadata": {"name": "a"}, "spec": {"schedulingGates": [{"name": "g"}]}});
-        assert_eq!(assign(&mut gated, &binding, now).unwrap_err().code, 409);
+        let gated = json!({"metadata": {"name": "a"}, "spec": {"schedulingGates": [{"name": "g"}]}});
+        assert_eq!(assign(&stored(&gated), &binding, now).unwrap_err().code, 409);
+        let going = json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {}});
+        assert_eq!(assign(&stored(&going), &binding, now).unwrap_err().code, 409);
+    }
+
+    #[test]
+    fn a_binding_may_annotate_the_pod() {
+        let annotations = json!({"b": "2"}).as_object().cloned().unwrap_or_default();
+        let binding = Binding { pod: "a".into(), node: "n1".into(), annotations, ..Binding::default() };
+        let pod = json!({"metadata": {"name": "a", "annotations": {"a": "1"}, "labels": {"l": "v"}}, "spec": {}});
+        let bound = assign(&stored(&pod), &binding, "2026-01-01T00:00:00Z".parse().unwrap()).unwrap();
+        let bound = Object::commit(bound, Revision(8)).value().unwrap();
+        assert_eq!(
+            bound["metadata"],
+            json!({"name": "a", "annotations": {"a": "1", "b": "2"}, "labels": {"l": "v"},
+            "resourceVersion": "8"})
+        );
+        assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
     }
 }

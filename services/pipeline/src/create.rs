@@ -57,9 +57,9 @@ impl ClusterApi {
             } else {
                 text(&object, "/metadata/name").to_owned()
             };
-            match self
-                .create_named(actor, resource, namespace, &name, object.clone(), ManagedFields::OfThisWrite, options)
-                .await
+            // A name that was chosen is tried once; a drawn one may be taken.
+            let this = if generated { object.clone() } else { std::mem::take(&mut object) };
+            match self.create_named(actor, resource, namespace, &name, this, ManagedFields::OfThisWrite, options).await
             {
                 Err(status) if generated && status.reason == Reason::AlreadyExists && attempt < NAME_ATTEMPTS => {}
                 Err(mut status) if generated && status.reason == Reason::AlreadyExists => {

@@ -9,9 +9,11 @@ use bytes::Bytes;
 use galley_kube::{Resource, Status};
 use galley_store::{Draft, Labels, Object, ObjectKey};
 use galley_types::Revision;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::fields;
+use crate::members::Members;
 
 /// What the store needs to commit `value`.
 pub fn draft(resource: &Resource, key: ObjectKey, value: &Value) -> Result<Draft, Status> {
@@ -42,36 +44,52 @@ pub fn unstored(resource: &Resource, key: ObjectKey, value: &Value) -> Result<Ob
 
 fn labels(value: &Value) -> Labels {
     let Some(Value::Object(labels)) = value.pointer("/metadata/labels") else { return Labels::new() };
-    labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+    labels.iter().filter_map(|(key, value)| Some((key, value.as_str()?))).collect()
 }
 
 fn halves(value: &Value) -> Result<(Bytes, Bytes), Status> {
     let empty = Map::new();
     let root = value.as_object().unwrap_or(&empty);
     let metadata = root.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
-    let mut out = Vec::with_capacity(1024);
+    cut(
+        root.iter().map(|(key, value)| (key.as_str(), value)),
+        metadata.iter().map(|(key, value)| (key.as_str(), value)),
+    )
+}
+
+/// The halves of a body whose members are texts.
+pub fn halves_of(root: &Members<'_>) -> Result<(Bytes, Bytes), Status> {
+    let metadata = root.members("metadata")?;
+    cut(root.iter(), metadata.iter())
+}
+
+/// Puts a body together, cut where the resourceVersion's digits go. Members come ordered by name.
+fn cut<'a, V: Serialize + 'a>(
+    root: impl Iterator<Item = (&'a str, V)> + Clone,
+    metadata: impl Iterator<Item = (&'a str, V)> + Clone,
+) -> Result<(Bytes, Bytes), Status> {
+    let mut out = Vec::with_capacity(2048);
     out.push(b'{');
     // apiVersion and kind lead, so that a reader of raw bytes knows early what follows.
-    for key in ["apiVersion", "kind"] {
-        if let Some(value) = root.get(key) {
-            member(&mut out, key, value)?;
-        }
+    for (key, value) in root.clone().filter(|(key, _)| matches!(*key, "apiVersion" | "kind")) {
+        member(&mut out, key, &value)?;
     }
     separator(&mut out);
     out.extend_from_slice(b"\"metadata\":{");
-    for (key, value) in metadata {
-        if key != "resourceVersion" {
-            member(&mut out, key, value)?;
-        }
+    let fields = |(key, _): &(&str, V)| *key == "managedFields";
+    for (key, value) in metadata.clone().filter(|member| member.0 != "resourceVersion" && !fields(member)) {
+        member(&mut out, key, &value)?;
+    }
+    // Last but one: whoever decodes without them knows where they end.
+    for (key, value) in metadata.filter(fields) {
+        member(&mut out, key, &value)?;
     }
     separator(&mut out);
     out.extend_from_slice(b"\"resourceVersion\":\"");
-    let mut tail = Vec::with_capacity(1024);
+    let mut tail = Vec::with_capacity(2048);
     tail.extend_from_slice(b"\"}");
-    for (key, value) in root {
-        if !matches!(key.as_str(), "apiVersion" | "kind" | "metadata") {
-            member(&mut tail, key, value)?;
-        }
+    for (key, value) in root.filter(|(key, _)| !matches!(*key, "apiVersion" | "kind" | "metadata")) {
+        member(&mut tail, key, &value)?;
     }
     tail.push(b'}');
     Ok((out.into(), tail.into()))
@@ -83,7 +101,7 @@ fn separator(out: &mut Vec<u8>) {
     }
 }
 
-fn member(out: &mut Vec<u8>, key: &str, value: &Value) -> Result<(), Status> {
+fn member(out: &mut Vec<u8>, key: &str, value: &impl Serialize) -> Result<(), Status> {
     separator(out);
     serde_json::to_writer(&mut *out, key).map_err(Status::internal)?;
     out.push(b':');
@@ -106,7 +124,7 @@ mod tests {
         let mut expected = value;
         expected["metadata"]["resourceVersion"] = json!("77");
         assert_eq!(object.value().unwrap(), expected);
-        assert_eq!(object.labels.get("l").map(String::as_str), Some("v"));
+        assert_eq!(object.labels.get("l"), Some("v"));
         assert_eq!(&*object.uid, "u");
     }
 

@@ -1,6 +1,8 @@
 //! Selectable fields: what `--field-selector` may name for each resource, beside `metadata.name` and
 //! `metadata.namespace`. They are kept beside the encoded bytes so that a selector never decodes an object.
 
+use std::borrow::Cow;
+
 use galley_kube::Resource;
 use galley_store::Fields;
 
@@ -67,11 +69,11 @@ pub fn of(resource: &Resource, value: &Value) -> Fields {
         .chain(own.iter().map(|(label, pointer, absent)| (*label, pointer.as_str(), *absent)))
         .filter_map(|(label, pointer, absent)| {
             let text = match value.pointer(pointer) {
-                Some(Value::String(text)) => text.clone(),
-                Some(Value::Null) | None => absent.to_owned(),
-                Some(other) => other.to_string(),
+                Some(Value::String(text)) => Cow::Borrowed(text.as_str()),
+                Some(Value::Null) | None => Cow::Borrowed(absent),
+                Some(other) => Cow::Owned(other.to_string()),
             };
-            (!text.is_empty()).then(|| (label.to_owned(), text))
+            (!text.is_empty()).then_some((label, text))
         })
         .collect()
 }
@@ -117,9 +119,9 @@ mod tests {
     #[test]
     fn absent_values_read_as_their_defaults() {
         let fields = of(&resource("", "nodes"), &json!({"spec": {}}));
-        assert_eq!(fields.get("spec.unschedulable").map(String::as_str), Some("false"));
+        assert_eq!(fields.get("spec.unschedulable"), Some("false"));
         let fields = of(&resource("", "pods"), &json!({"spec": {"nodeName": "n"}, "status": {"phase": "Running"}}));
-        assert_eq!(fields.get("spec.nodeName").map(String::as_str), Some("n"));
+        assert_eq!(fields.get("spec.nodeName"), Some("n"));
         assert!(!fields.contains_key("status.podIP"));
     }
 

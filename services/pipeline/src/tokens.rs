@@ -155,7 +155,7 @@ impl ClusterApi {
         }
         let node = object.fields.get("spec.nodeName").map(|node| {
             let key = galley_store::ObjectKey::new(&"nodes".into(), "", node);
-            (node.clone(), self.store.get(&key).map(|node| node.uid.to_string()).unwrap_or_default())
+            (node.to_owned(), self.store.get(&key).map(|node| node.uid.to_string()).unwrap_or_default())
         });
         let bound = BoundObject { kind: kind.into(), name: name.into(), uid: object.uid.to_string() };
         Ok(Some((bound, node)))

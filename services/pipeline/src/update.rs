@@ -1,5 +1,6 @@
 //! Update and patch: both compute a new state from the stored one, and commit it only if that one is still there.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use galley_authz::Actor;
@@ -119,9 +120,14 @@ impl ClusterApi {
         warnings: &mut Vec<String>,
     ) -> Result<(Value, ManagedFields), Status> {
         let Change { actor, resource, namespace, name, part, options, .. } = *change;
-        let mut shown = old.clone();
-        convert::from_storage(resource, &mut shown);
-        let body = if patch.kind == PatchKind::Apply {
+        let shown = if convert::is_identity(resource, &stored.body) {
+            Cow::Borrowed(old)
+        } else {
+            let mut shown = old.clone();
+            convert::from_storage(resource, &mut shown);
+            Cow::Owned(shown)
+        };
+        let patched = if patch.kind == PatchKind::Apply {
             let mut applied = patch.body.clone();
             check_applied(resource, namespace, name, &applied)?;
             metadata(&mut applied).insert("name".into(), json!(name));
@@ -134,16 +140,15 @@ impl ClusterApi {
         } else {
             rules::patch(&resource.api_version(), &resource.kind, patch.kind, &shown, &patch.body)?
         };
-        let patched = body;
-        let (body, unknown) =
-            decode_body(resource, patched.clone().into(), options.field_validation).map_err(|status| {
-                // What an apply makes is decoded as it was sent; what a patch makes is the patch's fault.
-                if patch.kind == PatchKind::Apply {
-                    return status;
-                }
-                patches::undecodable(patch.kind == PatchKind::Strategic, &patch.body, &patched, &status)
-            })?;
-        let mut body = body;
+        let (mut body, unknown) = match decode_body(resource, patched.into(), options.field_validation) {
+            Ok(decoded) => decoded,
+            // What an apply makes is decoded as it was sent; what a patch makes is the patch's fault.
+            Err(status) if patch.kind == PatchKind::Apply => return Err(status),
+            Err(status) => {
+                let patched = rules::patch(&resource.api_version(), &resource.kind, patch.kind, &shown, &patch.body)?;
+                return Err(patches::undecodable(patch.kind == PatchKind::Strategic, &patch.body, &patched, &status));
+            }
+        };
         warnings.extend(unknown);
         check_name_of_body(name, &body)?;
         check_namespace_of_body(resource, namespace, &body)?;

@@ -9,6 +9,11 @@ use tracing_subscriber::EnvFilter;
 
 use arguments::{Arguments, Command};
 
+/// Objects are many small allocations of like sizes, by all threads; and what an unloaded cluster frees must go back to the
+/// system, or ten thousand idle ones would cost what they cost at their busiest.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_env("GALLEY_LOG").unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));

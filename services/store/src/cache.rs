@@ -48,6 +48,8 @@ struct Kind {
     name: ResourceName,
     namespaces: Namespaces,
     count: usize,
+    /// The newest change, or what was loaded.
+    touched: Revision,
     log: Log,
     /// Made by the first watcher.
     wake: Option<watch::Sender<()>>,
@@ -189,6 +191,12 @@ impl State {
         }
     }
 
+    /// The newest change to any of these resources; what is derived from them holds while this stays.
+    pub(crate) fn touched(&self, resources: &[&str]) -> Revision {
+        let kinds = resources.iter().filter_map(|resource| self.index.get(*resource));
+        kinds.map(|at| self.kinds[*at].touched).max().unwrap_or_default()
+    }
+
     /// Resources that have objects.
     pub(crate) fn resources(&self) -> Vec<ResourceName> {
         self.kinds.iter().filter(|kind| kind.count > 0).map(|kind| kind.name.clone()).collect()
@@ -208,6 +216,7 @@ impl State {
                 touched.push(at);
             }
             let kind = &mut self.kinds[at];
+            kind.touched = event.object.revision;
             if let Some(previous) = &event.previous {
                 self.object_bytes -= previous.footprint();
             }
@@ -371,6 +380,7 @@ impl State {
             name: resource.clone(),
             namespaces: BTreeMap::new(),
             count: 0,
+            touched: self.loaded,
             log: Log { events: VecDeque::new(), first: 0, floor: self.loaded, bytes: 0 },
             wake: None,
         });

@@ -122,8 +122,10 @@ pub(crate) struct Loaded {
     pub settled: Mutex<Settled>,
     /// Watches of clients. Controllers' watches of everything do not keep a cluster in memory.
     pub watches: AtomicUsize,
-    /// Milliseconds after the store was opened.
+    /// When it was last asked for, in milliseconds after the store was opened.
     pub used: AtomicU64,
+    /// When it was loaded, likewise.
+    pub since: u64,
 }
 
 /// How far controllers are.
@@ -207,6 +209,11 @@ impl ClusterStore {
     /// How many objects are in scope.
     pub fn count(&self, scope: &Scope) -> usize {
         self.loaded.state.read().count(scope)
+    }
+
+    /// The newest change to any of these resources: what is derived from them holds for as long as this stays the same.
+    pub fn touched(&self, resources: &[&str]) -> Revision {
+        self.loaded.state.read().touched(resources)
     }
 
     /// Resources that have objects: what is left to delete in a namespace, or to collect.

@@ -31,6 +31,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod views;
 mod watch;
 mod writer;
 

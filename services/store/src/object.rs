@@ -5,18 +5,22 @@
 //! place where the revision's digits go.
 
 use std::any::Any;
-use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::borrow::Cow;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use galley_types::{ResourceName, Revision};
+use galley_types::{Pairs, ResourceName, Revision};
 use jiff::Timestamp;
+use memchr::memmem;
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
+use crate::views;
+
 /// Labels of an object.
-pub type Labels = BTreeMap<String, String>;
+pub type Labels = Pairs;
 /// Selectable fields beside name and namespace, by path: `spec.nodeName`, `status.phase`.
-pub type Fields = BTreeMap<String, String>;
+pub type Fields = Pairs;
 
 /// Which object: resource, namespace (empty for cluster-scoped ones), name. Ordered as lists are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,7 +75,8 @@ pub struct Object {
     revision_at: u32,
     /// When this version was committed: what times to live count from, in `objects` and in event logs.
     written: Timestamp,
-    typed: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// The last decoded view, while it is held somewhere.
+    view: Mutex<Weak<dyn Any + Send + Sync>>,
 }
 
 /// A stored object that does not decode as the type asked for.
@@ -124,7 +129,8 @@ impl Object {
         revision_at: u32,
         written: Timestamp,
     ) -> Self {
-        Self { key, uid, revision, labels, fields, body, revision_at, written, typed: OnceLock::new() }
+        let view: Weak<()> = Weak::new();
+        Self { key, uid, revision, labels, fields, body, revision_at, written, view: Mutex::new(view) }
     }
 
     pub(crate) fn revision_at(&self) -> u32 {
@@ -160,25 +166,50 @@ impl Object {
     pub(crate) fn footprint(&self) -> usize {
         // The struct, its reference counts, its slot in the ordered map and the allocator's rounding.
         const FIXED: usize = 400;
-        let pairs = self.labels.iter().chain(&self.fields).map(|(name, value)| name.len() + value.len() + 64);
-        FIXED + self.body.len() + pairs.sum::<usize>()
+        FIXED + self.body.len() + self.labels.footprint() + self.fields.footprint()
     }
 
-    /// The object decoded as `T` (a `k8s-openapi` type). Decoded once and kept beside the bytes while controllers use one
-    /// type for it; a second type is decoded each time.
+    /// The object decoded as `T` (a `k8s-openapi` type), without `metadata.managedFields`: nobody who reads objects so asks for
+    /// them, and they are a third of most. What is read again soon is decoded once (see [`views`]).
     pub fn typed<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, DecodeError> {
-        if let Some(kept) = self.typed.get()
-            && let Ok(kept) = Arc::clone(kept).downcast::<T>()
-        {
-            return Ok(kept);
+        let held = self.view.lock().upgrade();
+        let is_other = held.is_some();
+        if let Some(view) = held.and_then(|held| held.downcast::<T>().ok()) {
+            return Ok(view);
         }
-        let decoded: Arc<T> = Arc::new(serde_json::from_slice(&self.body).map_err(|source| DecodeError {
+        let read = self.without_managed_fields();
+        let decoded: Arc<T> = Arc::new(serde_json::from_slice(&read).map_err(|source| DecodeError {
             key: self.key.clone(),
             wanted: std::any::type_name::<T>(),
             source,
         })?);
-        let _ = self.typed.set(decoded.clone());
+        // Whoever looks at it as another type now and then does not take it from those who work with it.
+        if !is_other {
+            let view: views::View = decoded.clone();
+            *self.view.lock() = Arc::downgrade(&view);
+            views::hold(view, read.len());
+        }
         Ok(decoded)
+    }
+
+    /// The body, without `managedFields` where they are as the pipeline writes them: right before the resourceVersion.
+    fn without_managed_fields(&self) -> Cow<'_, [u8]> {
+        const KEY: &[u8] = b",\"managedFields\":[";
+        const NEXT: &[u8] = b",\"resourceVersion\":\"";
+        let at = self.revision_at as usize;
+        let Some(end) = at.checked_sub(NEXT.len()).filter(|end| self.body[*end..at] == *NEXT) else {
+            return Cow::Borrowed(&self.body);
+        };
+        // No text of JSON has unescaped quotes, and no other member of metadata has this name.
+        match memmem::find(&self.body[..end], KEY) {
+            Some(start) if self.body[end - 1] == b']' => {
+                let mut rest = Vec::with_capacity(self.body.len() - (end - start));
+                rest.extend_from_slice(&self.body[..start]);
+                rest.extend_from_slice(&self.body[end..]);
+                Cow::Owned(rest)
+            }
+            _ => Cow::Borrowed(&self.body),
+        }
     }
 
     /// The object as a JSON tree.
@@ -208,5 +239,50 @@ fn offset(at: usize) -> u32 {
 impl std::fmt::Debug for Object {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Object").field("key", &self.key).field("revision", &self.revision).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn object(head: &'static str) -> Object {
+        let key = ObjectKey::new(&"pods".into(), "n", "x");
+        let (labels, fields) = (Labels::new(), Fields::new());
+        let tail = r#""},"spec":{"a":1}}"#.into();
+        Object::commit(Draft { key, uid: "u".into(), labels, fields, head: head.into(), tail }, Revision(12))
+    }
+
+    #[test]
+    fn a_view_has_everything_but_managed_fields() {
+        for (head, metadata) in [
+            (
+                r#"{"kind":"Pod","metadata":{"name":"x","managedFields":[{"manager":"m"},{"f":["]"]}],"resourceVersion":""#,
+                json!({"name": "x", "resourceVersion": "12"}),
+            ),
+            // Where they are not where they are expected, they stay.
+            (
+                r#"{"kind":"Pod","metadata":{"managedFields":[{"manager":"m"}],"name":"x","resourceVersion":""#,
+                json!({"name": "x", "managedFields": [{"manager": "m"}], "resourceVersion": "12"}),
+            ),
+            (
+                r#"{"kind":"Pod","metadata":{"annotations":{"a":",\"managedFields\":["},"finalizers":["f"],"resourceVersion":""#,
+                json!({"annotations": {"a": ",\"managedFields\":["}, "finalizers": ["f"], "resourceVersion": "12"}),
+            ),
+            (r#"{"kind":"Pod","metadata":{"resourceVersion":""#, json!({"resourceVersion": "12"})),
+        ] {
+            let seen = object(head).typed::<Value>().unwrap();
+            assert_eq!(*seen, json!({"kind": "Pod", "metadata": metadata, "spec": {"a": 1}}), "{head}");
+        }
+    }
+
+    #[test]
+    fn an_object_is_decoded_once_for_those_who_look_at_it_together() {
+        let object = object(r#"{"metadata":{"resourceVersion":""#);
+        let (one, other) = (object.typed::<Value>().unwrap(), object.typed::<Value>().unwrap());
+        assert!(Arc::ptr_eq(&one, &other));
+        assert!(object.typed::<Vec<Value>>().is_err(), "another type is decoded anew");
     }
 }

@@ -301,6 +301,7 @@ impl Inner {
         if !shard.is_held(Instant::now()) {
             return Err(not_owner);
         }
+        let now = self.uptime_ms();
         let cluster = Arc::new(ClusterStore {
             loaded: Arc::new(Loaded {
                 id,
@@ -319,7 +320,8 @@ impl Inner {
                     since: Instant::now(),
                 }),
                 watches: AtomicUsize::new(0),
-                used: AtomicU64::new(self.uptime_ms()),
+                used: AtomicU64::new(now),
+                since: now,
             }),
         });
         self.notices.loaded(&cluster, || {
@@ -392,24 +394,29 @@ impl Inner {
         }
     }
 
-    /// Unloads clusters that nobody needs, the longest unused first: those idle for the configured time, and, over the
-    /// memory budget, those not in use right now. If that is not enough, event logs are halved.
+    /// Unloads clusters that nobody needs, the longest unused first: those idle for the configured time or for as long as they
+    /// were in use, and, over the memory budget, those not in use right now. If that is not enough, event logs are halved.
+    ///
+    /// As long as they were in use: a cluster that was only just created, or that a timer or one request had loaded, goes at
+    /// once, so that ten thousand of them are never in memory together.
     pub(crate) async fn evict(&self) {
         let now = self.uptime_ms();
         let idle = millis(self.config.cache.idle);
-        let mut clusters: Vec<(u64, ClusterId, usize)> = self
+        let mut clusters: Vec<(u64, ClusterId, u64, usize)> = self
             .clusters
             .read()
             .iter()
             .map(|(id, cluster)| {
-                (cluster.loaded.used.load(Ordering::Relaxed), *id, cluster.loaded.state.read().bytes())
+                let loaded = &cluster.loaded;
+                let used = loaded.used.load(Ordering::Relaxed);
+                (used, *id, used.saturating_sub(loaded.since), loaded.state.read().bytes())
             })
             .collect();
         clusters.sort_unstable();
-        let mut bytes: usize = clusters.iter().map(|(_, _, bytes)| bytes).sum();
+        let mut bytes: usize = clusters.iter().map(|(_, _, _, bytes)| bytes).sum();
         let budget = self.config.cache.bytes;
-        for (used, id, size) in clusters {
-            let least = if bytes > budget { idle.min(millis(IN_USE)) } else { idle };
+        for (used, id, in_use, size) in clusters {
+            let least = idle.min(if bytes > budget { millis(IN_USE) } else { in_use.max(millis(IN_USE)) });
             if now.saturating_sub(used) >= least && self.evict_one(id, used).await {
                 bytes -= size;
             }

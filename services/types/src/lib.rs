@@ -6,11 +6,13 @@ mod clock;
 mod ids;
 mod int_or_string;
 pub mod names;
+mod pairs;
 mod quantity;
 mod selector;
 
 pub use clock::{Clock, SystemClock};
 pub use ids::{ClusterId, IdError, ResourceName, Revision, ShardId, TenantId};
 pub use int_or_string::{IntOrString, NotAPercentage};
+pub use pairs::{LabelSet, Pairs};
 pub use quantity::{Quantity, QuantityError, QuantityFormat};
 pub use selector::{FieldSelector, FieldTerm, LabelSelector, SelectorError};

@@ -3,12 +3,12 @@
 //!
 //! Parsed once, matched against many objects: a watch evaluates its selector for every change.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Value;
 
 use crate::names;
+use crate::pairs::LabelSet;
 
 /// Why a selector cannot be used. Shown to users after `unable to parse requirement: ` and the like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -150,8 +150,8 @@ impl LabelSelector {
     }
 
     /// Whether an object with these labels is selected.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.matches_with(|key| labels.get(key).map(String::as_str))
+    pub fn matches(&self, labels: &impl LabelSet) -> bool {
+        self.matches_with(|key| labels.label(key))
     }
 
     /// As [`Self::matches`], with labels looked up by `get`.
@@ -464,6 +464,8 @@ fn unescape(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    use std::collections::BTreeMap;
 
     use super::*;
 

@@ -175,7 +175,7 @@ impl Selectors {
             && self.fields.matches(|field| match field {
                 "metadata.name" => Some(&object.key.name),
                 "metadata.namespace" => Some(&object.key.namespace),
-                field => object.fields.get(field).map(String::as_str),
+                field => object.fields.get(field),
             })
     }
 }

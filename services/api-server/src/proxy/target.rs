@@ -258,7 +258,7 @@ fn endpoint(
     let scope = Scope { resource: "endpointslices.discovery.k8s.io".into(), namespace: Some(namespace.into()) };
     let mut candidates = Vec::new();
     for object in store.list(&scope).objects {
-        if object.labels.get("kubernetes.io/service-name") != Some(&asked.name) {
+        if object.labels.get("kubernetes.io/service-name") != Some(asked.name.as_str()) {
             continue;
         }
         let slice = object.typed::<EndpointSlice>().map_err(Status::internal)?;

@@ -11,8 +11,11 @@ use futures::stream::FuturesUnordered;
 use galley_authz::Actor;
 use galley_controllers_plan::{Action, FailedVerb, Failure, Note, PatchForm, Plan, Propagation, Verb};
 use galley_kube::{Reason, Status};
-use galley_pipeline::{Binding, ClusterApi, DeleteOptions, Patch, PatchKind, Preconditions, WriteOptions};
+use galley_pipeline::{
+    Binding, ClusterApi, DeleteOptions, Patch, PatchKind, PodCondition, Preconditions, WriteOptions,
+};
 use galley_store::{Object, Scope};
+use serde_json::Value;
 use tracing::debug;
 
 use crate::events::EventWrite;
@@ -44,10 +47,15 @@ pub(crate) async fn apply(api: &ClusterApi, actor: &Actor, plan: Plan<String>, g
     let mut applied = Applied { notes: plan.notes, ..Applied::default() };
     let options = WriteOptions { field_manager: actor_name(actor).to_owned(), ..WriteOptions::default() };
     for phase in plan.phases {
-        // Bindings are one call, and one batch of the store, however many.
-        let (bindings, mut others): (Vec<_>, Vec<_>) =
+        // Bindings are one call, and one batch of the store, however many; conditions as well.
+        let (bindings, others): (Vec<_>, Vec<_>) =
             phase.into_iter().partition(|action| matches!(action.verb, Verb::Bind { .. }));
         for outcome in bind(api, actor, &options, bindings).await {
+            applied.take(outcome);
+        }
+        let (conditions, mut others): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|action| matches!(action.verb, Verb::Condition { .. }));
+        for outcome in tell(api, actor, &options, conditions).await {
             applied.take(outcome);
         }
         let mut batch = if gently { 1 } else { FIRST_BATCH };
@@ -98,6 +106,33 @@ fn binding(action: &Action<String>, uid: &str, node: &str) -> Binding {
     }
 }
 
+async fn tell(api: &ClusterApi, actor: &Actor, options: &WriteOptions, actions: Vec<Action<String>>) -> Vec<Outcome> {
+    if actions.is_empty() {
+        return Vec::new();
+    }
+    let wanted = actions.iter().filter_map(|action| match &action.verb {
+        Verb::Condition { uid, condition, nominated } => Some(pod_condition(action, uid, condition, nominated)),
+        _ => None,
+    });
+    let results = api.pod_conditions(actor, wanted.collect(), options).await;
+    actions.into_iter().zip(results).map(|(action, result)| Outcome { action, result: result.map(Some) }).collect()
+}
+
+fn pod_condition(
+    action: &Action<String>,
+    uid: &str,
+    condition: &Value,
+    nominated: &Option<Option<String>>,
+) -> PodCondition {
+    PodCondition {
+        namespace: action.namespace.clone(),
+        pod: action.name.clone(),
+        uid: uid.to_owned(),
+        condition: condition.clone(),
+        nominated: nominated.clone(),
+    }
+}
+
 fn actor_name(actor: &Actor) -> &str {
     actor.username.rsplit(':').next().unwrap_or_default()
 }
@@ -121,7 +156,9 @@ impl Applied {
                     self.failure = Some(Failure {
                         verb: match action.verb {
                             Verb::Create { .. } => FailedVerb::Create,
-                            Verb::Update { .. } | Verb::Patch { .. } | Verb::Bind { .. } => FailedVerb::Write,
+                            Verb::Update { .. } | Verb::Patch { .. } | Verb::Bind { .. } | Verb::Condition { .. } => {
+                                FailedVerb::Write
+                            }
                             Verb::Delete { .. } | Verb::DeleteAll | Verb::Evict { .. } => FailedVerb::Delete,
                         },
                         resource: action.resource.clone(),
@@ -163,6 +200,11 @@ async fn apply_one(
         Verb::Create { body } => api.create(actor, &resource, namespace, body.clone(), options).await,
         Verb::Bind { uid, node } => {
             return api.bind(actor, binding(action, uid, node), options).await.map(Some);
+        }
+        Verb::Condition { uid, condition, nominated } => {
+            let wanted = vec![pod_condition(action, uid, condition, nominated)];
+            let written = api.pod_conditions(actor, wanted, options).await.pop();
+            return written.unwrap_or_else(|| Err(Status::internal("no answer"))).map(Some);
         }
         Verb::Evict { uid, grace_period_seconds } => {
             let options = DeleteOptions {

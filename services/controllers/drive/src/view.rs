@@ -135,7 +135,8 @@ impl Change<'_> {
 #[derive(Debug, Default)]
 struct Table {
     namespaces: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Seen>>,
-    labels: HashMap<Arc<str>, HashMap<(String, String), BTreeSet<Arc<str>>>>,
+    /// By namespace, then by `name=value`.
+    labels: HashMap<Arc<str>, HashMap<Box<str>, BTreeSet<Arc<str>>>>,
     orphans: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     by_label: bool,
     adoptable: bool,
@@ -148,7 +149,7 @@ pub struct View {
     tables: BTreeMap<ResourceName, Table>,
     uids: HashMap<Arc<str>, ObjectKey>,
     owned: HashMap<Arc<str>, BTreeSet<ObjectKey>>,
-    on_node: HashMap<String, BTreeSet<ObjectKey>>,
+    on_node: HashMap<Arc<str>, BTreeSet<ObjectKey>>,
 }
 
 impl View {
@@ -188,7 +189,7 @@ impl View {
         if key.resource.as_str() == "pods"
             && let Some(node) = seen.object.fields.get("spec.nodeName").filter(|node| !node.is_empty())
         {
-            self.on_node.entry(node.clone()).or_default().insert(key.clone());
+            self.on_node.entry(node.into()).or_default().insert(key.clone());
         }
         let table = self.tables.entry(key.resource.clone()).or_insert_with(|| Table {
             by_label: BY_LABEL.contains(&key.resource.as_str()),
@@ -198,7 +199,11 @@ impl View {
         if table.by_label {
             let labels = table.labels.entry(key.namespace.clone()).or_default();
             for (label, value) in &seen.object.labels {
-                labels.entry((label.clone(), value.clone())).or_default().insert(key.name.clone());
+                let pair = pair(label, value);
+                match labels.get_mut(pair.as_str()) {
+                    Some(names) => names.insert(key.name.clone()),
+                    None => labels.entry(pair.into()).or_default().insert(key.name.clone()),
+                };
             }
         }
         if table.adoptable && seen.controller().is_none() {
@@ -223,11 +228,11 @@ impl View {
         }
         if let Some(labels) = table.labels.get_mut(&key.namespace) {
             for (label, value) in &seen.object.labels {
-                let pair = (label.clone(), value.clone());
-                if let Some(names) = labels.get_mut(&pair) {
+                let pair = pair(label, value);
+                if let Some(names) = labels.get_mut(pair.as_str()) {
                     names.remove(&key.name);
                     if names.is_empty() {
-                        labels.remove(&pair);
+                        labels.remove(pair.as_str());
                     }
                 }
             }
@@ -343,7 +348,7 @@ impl View {
         let labels = table.labels.get(namespace);
         let mut rarest: Option<&BTreeSet<Arc<str>>> = None;
         for (key, value) in selector.match_labels.iter().flatten() {
-            let Some(names) = labels.and_then(|labels| labels.get(&(key.clone(), value.clone()))) else {
+            let Some(names) = labels.and_then(|labels| labels.get(pair(key, value).as_str())) else {
                 return Box::new(std::iter::empty());
             };
             if rarest.is_none_or(|rarest| names.len() < rarest.len()) {
@@ -362,7 +367,12 @@ impl View {
     }
 }
 
-fn forget<K: std::hash::Hash + Eq + Clone>(index: &mut HashMap<K, BTreeSet<ObjectKey>>, at: &K, key: &ObjectKey) {
+/// A label as the index names it. Names of labels have no `=`.
+fn pair(label: &str, value: &str) -> String {
+    format!("{label}={value}")
+}
+
+fn forget(index: &mut HashMap<Arc<str>, BTreeSet<ObjectKey>>, at: &str, key: &ObjectKey) {
     if let Some(keys) = index.get_mut(at) {
         keys.remove(key);
         if keys.is_empty() {

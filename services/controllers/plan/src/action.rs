@@ -50,6 +50,15 @@ pub enum Verb {
         /// The node's name.
         node: String,
     },
+    /// Set a condition of the pod's status. All conditions of a phase are one batch of the store.
+    Condition {
+        /// The pod's uid.
+        uid: String,
+        /// It takes the place of the condition of its `type`.
+        condition: Value,
+        /// `status.nominatedNodeName`: leave it, take it away, or set it.
+        nominated: Option<Option<String>>,
+    },
     /// Delete the pod if its disruption budgets allow it (`pods/eviction`).
     Evict {
         /// The pod's uid.

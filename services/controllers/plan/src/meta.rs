@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use galley_types::ResourceName;
+use galley_types::{LabelSet, ResourceName};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use serde::Serialize;
@@ -90,14 +90,13 @@ pub fn to_value<T: Serialize>(object: &T) -> Value {
 
 /// Whether `selector` matches. An empty selector matches everything; an operator that is not known, nothing.
 /// Source: Kubernetes API reference, `LabelSelector`.
-pub fn selects(selector: &LabelSelector, labels: Option<&Labels>) -> bool {
-    let empty = Labels::new();
-    let labels = labels.unwrap_or(&empty);
-    let equal = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+pub fn selects<L: LabelSet>(selector: &LabelSelector, labels: Option<&L>) -> bool {
+    let label = |key: &str| labels.and_then(|labels| labels.label(key));
+    let equal = selector.match_labels.iter().flatten().all(|(key, value)| label(key) == Some(value));
     equal
         && selector.match_expressions.iter().flatten().all(|requirement| {
-            let value = labels.get(&requirement.key);
-            let listed = |v: &String| requirement.values.iter().flatten().any(|wanted| wanted == v);
+            let value = label(&requirement.key);
+            let listed = |v: &str| requirement.values.iter().flatten().any(|wanted| wanted == v);
             match requirement.operator.as_str() {
                 "In" => value.is_some_and(listed),
                 "NotIn" => !value.is_some_and(listed),

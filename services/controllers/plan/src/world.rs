@@ -159,6 +159,16 @@ impl World {
                 self.edit(resource, &namespace, &name, |pod| pod["spec"]["nodeName"] = json!(node));
                 self.log.push(format!("bind {resource} {namespace}/{name} {node}"));
             }
+            Verb::Condition { uid, condition, .. } => {
+                assert_eq!(there()["metadata"]["uid"], json!(uid), "another {key:?}");
+                self.log.push(format!("condition {resource} {namespace}/{name} {}", condition["type"]));
+                self.edit(resource, &namespace, &name, |pod| {
+                    let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                    conditions.retain(|old| old["type"] != condition["type"]);
+                    conditions.push(condition);
+                    pod["status"]["conditions"] = json!(conditions);
+                });
+            }
             Verb::Evict { uid, .. } => {
                 assert_eq!(there()["metadata"]["uid"], json!(uid), "another {key:?}");
                 self.delete(resource, &namespace, &name);

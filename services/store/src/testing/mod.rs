@@ -117,7 +117,7 @@ pub fn draft(resource: &str, object: &Value, fields: &[(&str, &str)]) -> Draft {
     let json = object.to_string();
     let escaped = Value::from(MARK).to_string();
     let (head, tail) = json.split_once(escaped.trim_matches('"')).expect("the mark was just put there");
-    let fields: Fields = fields.iter().map(|(path, value)| ((*path).to_owned(), (*value).to_owned())).collect();
+    let fields: Fields = fields.iter().copied().collect();
     Draft { key, uid: uid.into(), labels, fields, head: head.to_owned().into(), tail: tail.to_owned().into() }
 }
 

@@ -52,10 +52,34 @@ async fn a_settled_cluster_is_unloaded_from_under_controllers_but_not_from_under
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cluster_stays_for_as_long_as_it_was_in_use() {
+    let store = Store::open_in_memory(clock()).await.expect("opens");
+    let created = store.cluster_for_test("created").await.expect("cluster").id();
+    let used = store.cluster_for_test("used").await.expect("cluster").id();
+    // With its lease held all the time.
+    let pass = async |seconds: u64| {
+        for _ in 0..seconds {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            store.renew().await.expect("renews");
+        }
+        store.evict().await;
+    };
+    for _ in 0..6 {
+        pass(9).await;
+        store.cluster(used).await.expect("is used");
+    }
+    assert_eq!(store.loaded().iter().map(|c| c.id()).collect::<Vec<_>>(), [used], "{created} was only created");
+    pass(52).await;
+    assert_eq!(store.loaded().len(), 1, "a minute's use is good for a minute");
+    pass(4).await;
+    assert!(store.loaded().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn over_budget_the_longest_unused_cluster_goes_first() {
     let clock = clock();
     let mut config = config("", "one");
-    config.cache.bytes = 15_000;
+    config.cache.bytes = 6_000;
     let store = MemoryDatabase::new(clock.clone(), 0).open(config, clock).await.expect("opens");
     let mut ids = Vec::new();
     for name in ["a", "b"] {
@@ -64,10 +88,16 @@ async fn over_budget_the_longest_unused_cluster_goes_first() {
             cluster.commit(create("pods", "n", &format!("p{i}"), "1")).await.expect("written");
         }
         ids.push(cluster.id());
-        tokio::time::advance(Duration::from_secs(14)).await;
-        store.renew().await.expect("renews");
     }
-    assert!(store.cache_bytes() > 15_000);
+    // In use for so long that none goes for being idle.
+    for used in [&ids[..], &ids[..], &ids[..], &ids[1..], &[]] {
+        tokio::time::advance(Duration::from_secs(9)).await;
+        store.renew().await.expect("renews");
+        for id in used {
+            store.cluster(*id).await.expect("is used");
+        }
+    }
+    assert!(store.cache_bytes() > 6_000);
     store.evict().await;
     let left: Vec<_> = store.loaded().iter().map(|cluster| cluster.id()).collect();
     assert_eq!(left, [ids[1]]);
@@ -161,6 +191,7 @@ async fn past_its_lease_a_store_answers_nothing() {
     let database = MemoryDatabase::new(clock.clone(), 0);
     let store = database.open(config("", "one"), clock.clone()).await.expect("opens");
     let cluster = store.cluster_for_test("a").await.expect("cluster");
+    cluster.commit(create("pods", "n", "w", "1")).await.expect("written, and not settled: it stays in memory");
     database.faults(testing::Faults { refused: 1.0, ..testing::Faults::default() });
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(matches!(store.cluster(cluster.id()).await, Err(StoreError::NotOwner { .. })));

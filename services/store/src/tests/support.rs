@@ -47,8 +47,8 @@ pub fn value_of(object: &Object) -> String {
     let value = object.value().expect("JSON");
     assert_eq!(value["metadata"]["resourceVersion"], object.revision.to_string(), "the body has its revision");
     assert_eq!(value["data"]["resourceVersion"], "7", "and only there");
-    assert_eq!(object.labels["value"], value["data"]["value"], "labels go with the body");
-    assert_eq!(object.fields["spec.value"], value["data"]["value"], "fields go with the body");
+    assert_eq!(object.labels.get("value"), value["data"]["value"].as_str(), "labels go with the body");
+    assert_eq!(object.fields.get("spec.value"), value["data"]["value"].as_str(), "fields go with the body");
     value["data"]["value"].as_str().expect("text").to_owned()
 }
 

@@ -1,11 +1,10 @@
 //! PodDisruptionBudget: see `galley_controllers_plan::disruption`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use galley_controllers_plan::disruption::{COMPONENT, Observed, RESOURCE, plan};
 use galley_controllers_plan::{Plan, meta, pod};
-use galley_store::{DecodeError, ObjectKey};
+use galley_store::{DecodeError, Labels, ObjectKey};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::Value;
@@ -77,7 +76,7 @@ impl Controller for Disruption {
     }
 }
 
-fn selects(budget: &Seen, labels: &BTreeMap<String, String>) -> bool {
+fn selects(budget: &Seen, labels: &Labels) -> bool {
     budget.object.typed::<PodDisruptionBudget>().is_ok_and(|budget| {
         let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
         selector.is_some_and(|selector| meta::selects(selector, Some(labels)))

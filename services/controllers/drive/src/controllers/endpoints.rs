@@ -51,7 +51,7 @@ impl Controller for Endpoints {
             }
             "pods" => wake_services(change, view, wake),
             "nodes" => {
-                let zone = |seen: &Seen| seen.object.labels.get(ZONE).cloned();
+                let zone = |seen: &Seen| seen.object.labels.get(ZONE).map(str::to_owned);
                 if change.before.and_then(zone) != zone(change.now) {
                     for seen in view.all("services") {
                         wake.key(seen.object.key.clone());
@@ -124,7 +124,7 @@ impl Controller for EndpointsMirror {
 }
 
 fn manager(slice: &Seen) -> Option<&str> {
-    slice.object.labels.get(SLICE_MANAGER).map(String::as_str)
+    slice.object.labels.get(SLICE_MANAGER)
 }
 
 fn managed_slices(
@@ -137,8 +137,7 @@ fn managed_slices(
         _ => "endpoints",
     };
     let of_service = |seen: &&Seen| {
-        seen.object.labels.get(endpoints::SERVICE_NAME).map(String::as_str) == Some(&*service.name)
-            && manager(seen) == Some(by)
+        seen.object.labels.get(endpoints::SERVICE_NAME) == Some(&*service.name) && manager(seen) == Some(by)
     };
     // By owner, so that a namespace full of slices is not scanned for each Service; orphaned ones go with their owner.
     match view.get(owner, &service.namespace, &service.name) {
@@ -153,32 +152,40 @@ fn managed_slices(
 }
 
 fn zone_of(view: &View, node: String) -> Option<(String, String)> {
-    let zone = view.get("nodes", "", &node)?.object.labels.get(ZONE)?.clone();
+    let zone = view.get("nodes", "", &node)?.object.labels.get(ZONE)?.to_owned();
     Some((node, zone))
 }
 
-/// Services that select the pod, now or before, if the change is one that addresses tell of.
+/// Services that select the pod, now or before, if the change is one that addresses tell of. Pods change often and most changes
+/// concern no Service, so a pod is decoded only once one is found.
 fn wake_services(change: &Change<'_>, view: &View, wake: &mut Wake) {
     let namespace = &change.key().namespace;
-    let mut services = view.in_namespace("services", namespace).peekable();
-    if services.peek().is_none() {
-        return;
-    }
-    if let Some(before) = change.before
-        && let (Ok(now), Ok(old)) = (change.now.object.typed::<Pod>(), before.object.typed::<Pod>())
-        && before.object.labels == change.now.object.labels
-        && told(&now) == told(&old)
-    {
-        return;
-    }
-    for seen in services {
+    let mut told_already = None;
+    for seen in view.in_namespace("services", namespace) {
         let Ok(service) = seen.object.typed::<Service>() else { continue };
         let Some(spec) = service.spec.as_ref().filter(|spec| is_selecting(spec)) else { continue };
-        let selects = |labels: &meta::Labels| spec.selector.iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
-        if selects(&change.now.object.labels) || change.before.is_some_and(|b| selects(&b.object.labels)) {
+        let selects = |pod: &Seen| {
+            let labels = &pod.object.labels;
+            spec.selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
+        };
+        if selects(change.now) || change.before.is_some_and(selects) {
+            if *told_already.get_or_insert_with(|| is_told_already(change)) {
+                return;
+            }
             wake.key(seen.object.key.clone());
         }
     }
+}
+
+/// Whether addresses say the same of the pod as before.
+fn is_told_already(change: &Change<'_>) -> bool {
+    change.before.is_some_and(|before| {
+        before.object.labels == change.now.object.labels
+            && match (change.now.object.typed::<Pod>(), before.object.typed::<Pod>()) {
+                (Ok(now), Ok(old)) => told(&now) == told(&old),
+                _ => false,
+            }
+    })
 }
 
 /// What of a pod its endpoints tell.

@@ -32,7 +32,7 @@ impl Controller for PodGc {
         match change.resource() {
             "nodes" => wake.key(key.clone()),
             "pods" => {
-                let phase = object.fields.get("status.phase").map(String::as_str);
+                let phase = object.fields.get("status.phase");
                 if !gone && matches!(phase, Some("Succeeded" | "Failed")) {
                     self.ended.insert(key.clone());
                     if self.ended.len() > pod_gc::KEPT {

@@ -39,7 +39,7 @@ impl Controller for Quotas {
             self.counted.remove(key);
         }
         // Of a pod, its phase; of other objects, any change may be one of type or size.
-        let phase = |of: &crate::view::Seen| of.object.fields.get("status.phase").cloned();
+        let phase = |of: &crate::view::Seen| of.object.fields.get("status.phase").map(str::to_owned);
         let counts = gone
             || change.before.is_none_or(|before| match change.resource() {
                 "pods" => phase(before) != phase(change.now),

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use galley_controllers_plan::{Action, Note, PatchForm, Plan, Verb, meta, pod as pods, time};
+use galley_controllers_plan::{Action, Note, Plan, Verb, meta, pod as pods, time};
 use galley_scheduler::{
     Budget, Change as Event, ClaimBinding, Outcome, PodInfo, Preemption, Queue, Selector, Snapshot, schedule_batch,
 };
@@ -199,7 +199,7 @@ impl Scheduler {
     fn pod_changed(&mut self, change: &Change<'_>, view: &View) {
         let object = &change.now.object;
         let uid = &object.uid;
-        let field = |name: &str| object.fields.get(name).map(String::as_str).unwrap_or_default();
+        let field = |name: &str| object.fields.get(name).unwrap_or_default();
         let node = field("spec.nodeName");
         if change.kind == EventKind::Deleted || matches!(field("status.phase"), "Succeeded" | "Failed") {
             if self.snapshot.is_placed(uid) || !node.is_empty() {
@@ -278,7 +278,7 @@ impl Scheduler {
             let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
                 "message": format!("{NAME}: preempting to accommodate a higher priority pod"),
                 "lastTransitionTime": time::seconds(now)});
-            plan.push(patch_status(&pod, json!({"conditions": [condition]}), because.clone()));
+            plan.push(tell_condition(&pod, condition, None, because.clone()));
             deletions.push(Action::delete("pods", &pod.metadata, because).telling(Note::normal(
                 &about,
                 "Preempted",
@@ -324,17 +324,12 @@ fn bind(pod: &Pod, node: &str) -> Action<String> {
     }
 }
 
-fn patch_status(pod: &Pod, status: Value, because: String) -> Action<String> {
-    let uid = meta::uid(&pod.metadata);
+fn tell_condition(pod: &Pod, condition: Value, nominated: Option<Option<String>>, because: String) -> Action<String> {
     Action {
         resource: "pods".into(),
         namespace: meta::namespace(&pod.metadata).into(),
         name: meta::name(&pod.metadata).into(),
-        verb: Verb::Patch {
-            body: json!({"metadata": {"uid": uid}, "status": status}),
-            form: PatchForm::Strategic,
-            subresource: Some("status"),
-        },
+        verb: Verb::Condition { uid: meta::uid(&pod.metadata).into(), condition, nominated },
         because,
         on_success: None,
         on_failure: None,
@@ -357,8 +352,7 @@ fn tell(pod: &Pod, message: &str, nominated: Option<&str>, now: Timestamp) -> Op
         .map_or_else(|| time::seconds(now), |t| t.0);
     let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
         "lastProbeTime": null, "lastTransitionTime": since});
-    let status = json!({"conditions": [condition], "nominatedNodeName": nominated});
-    Some(patch_status(pod, status, "no node will do".into()))
+    Some(tell_condition(pod, condition, Some(nominated.map(str::to_owned)), "no node will do".into()))
 }
 
 /// Reserves a volume for a claim that waited for its pod's node: the volume controller binds the two.
