@@ -112,6 +112,24 @@ pub async fn create(target: &Target, kind: &str, count: usize, connections: usiz
     Ok(tally.line(&format!("create {kind}"), connections, start.elapsed().as_secs_f64()))
 }
 
+/// Creates clusters, each until its own API answers.
+pub async fn clusters(target: &Target, count: usize, connections: usize) -> Result<Value> {
+    let (run, start) = (run_id(), Instant::now());
+    let target = target.clone();
+    let tally = flood(count, connections, move |number| {
+        let target = target.clone();
+        async move {
+            let made = target.make("/v1/clusters", &json!({"name": format!("idle-{run}-{number}")})).await?;
+            let id = made["id"].as_str().context("the answer has no id")?;
+            // Anybody may ask for the version; the tenant's token is none of the cluster's.
+            target.anonymous(Method::GET, &format!("/clusters/{id}/version")).send().await?.error_for_status()?;
+            Ok(())
+        }
+    });
+    let tally = tally.await?;
+    Ok(tally.line("clusters", connections, start.elapsed().as_secs_f64()))
+}
+
 /// Puts ConfigMaps into etcd.
 pub async fn etcd_put(target: &Target, count: usize, connections: usize) -> Result<Value> {
     let (run, start) = (run_id(), Instant::now());

@@ -79,6 +79,13 @@ enum Command {
         #[arg(long, default_value_t = 1000)]
         replicas: usize,
     },
+    /// Create clusters over the management API, each until its own API answers. `--token` is a tenant's.
+    Clusters {
+        #[arg(long, default_value_t = 1000)]
+        count: usize,
+        #[arg(long, default_value_t = 4)]
+        connections: usize,
+    },
     /// Put the same ConfigMaps into etcd, through its JSON gateway: what the disk and an HTTP server on this machine give.
     EtcdPut {
         #[arg(long, default_value_t = 5000)]
@@ -101,6 +108,7 @@ async fn main() -> Result<()> {
             load::schedule(&target, nodes, pods, connections, &shape).await?
         }
         Command::Rollout { replicas } => load::rollout(&target, replicas).await?,
+        Command::Clusters { count, connections } => load::clusters(&target, count, connections).await?,
         Command::EtcdPut { count, connections } => load::etcd_put(&target, count, connections).await?,
     };
     let after = usage::read(&arguments.processes);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use bytes::Bytes;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 
@@ -41,8 +42,13 @@ impl Target {
 
     /// A request to a path.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.0.http.request(method, format!("{}{path}", self.0.root));
+        let request = self.anonymous(method, path);
         if self.0.token.is_empty() { request } else { request.bearer_auth(&self.0.token) }
+    }
+
+    /// A request without a token.
+    pub fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
+        self.0.http.request(method, format!("{}{path}", self.0.root))
     }
 
     /// `/api/v1/namespaces/<namespace>/<resource>`.
@@ -57,6 +63,10 @@ impl Target {
 
     /// Sends a body; fails on anything but success.
     pub async fn send(&self, method: Method, path: &str, kind: &str, body: &Value) -> Result<()> {
+        self.exchange(method, path, kind, body).await.map(drop)
+    }
+
+    async fn exchange(&self, method: Method, path: &str, kind: &str, body: &Value) -> Result<Bytes> {
         let request = self.request(method, path).header("content-type", kind).body(body.to_string());
         let answer = request.send().await?;
         let status = answer.status();
@@ -64,7 +74,12 @@ impl Target {
         if !status.is_success() {
             bail!("{status} {}", String::from_utf8_lossy(&text[..text.len().min(300)]));
         }
-        Ok(())
+        Ok(text)
+    }
+
+    /// Creates; the answer.
+    pub async fn make(&self, path: &str, body: &Value) -> Result<Value> {
+        Ok(serde_json::from_slice(&self.exchange(Method::POST, path, "application/json", body).await?)?)
     }
 
     /// Creates.
