@@ -1,4 +1,5 @@
-//! The `kubernetes` Service on this node: carries every connection to 10.96.0.1:443 over the tunnel.
+//! The `kubernetes` Service on this node: carries every connection to 10.96.0.1 (the Service's port and its endpoint's) over
+//! the tunnel.
 //!
 //! TLS ends at the API server, so a pod sees the cluster's own certificate, and this node sees nothing.
 

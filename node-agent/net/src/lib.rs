@@ -12,7 +12,7 @@
 //!                           ├──► proxy     (table `galley-proxy`: Services)
 //!                           ├──► health    (health-check node ports)
 //!                           └──► dns       (10.96.0.10:53)
-//!  pods ──► 10.96.0.1:443 ──► apiserver ──► Dialer ──► tunnel
+//!  pods ──► 10.96.0.1:443, :6443 ──► apiserver ──► Dialer ──► tunnel
 //! ```
 //!
 //! All of it happens in the network namespace of the calling process.

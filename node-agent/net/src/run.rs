@@ -30,6 +30,9 @@ const GATHER: Duration = Duration::from_millis(20);
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(2);
+/// Where pods reach the API server at the `kubernetes` Service's address: the Service's port, and the one that the Service's
+/// endpoint names, for those who read endpoints and connect by themselves.
+const API_PORTS: [u16; 2] = [443, 6443];
 /// Until a port is free that an earlier agent still holds.
 const REBIND: Duration = Duration::from_millis(200);
 
@@ -72,12 +75,15 @@ pub async fn run<D: Dialer>(
 ) {
     let (zone, zone_reader) = watch::channel(None);
     let dns_address = SocketAddrV4::new(config.cluster_dns, 53);
-    let api_address = SocketAddrV4::new(config.kubernetes_ip(), 443);
+    let [service, endpoint] = API_PORTS.map(|port| SocketAddrV4::new(config.kubernetes_ip(), port));
     let upstream = Arc::new(Upstream::new(config.resolv_conf.clone(), config.service_cidr));
     let domain: Arc<str> = config.cluster_domain.trim_end_matches('.').to_ascii_lowercase().into();
     let names = || dns::serve(dns_address, zone_reader.clone(), domain.clone(), upstream.clone());
     let names = forever("cluster DNS", names);
-    let api = forever("the way to the API server", || apiserver::serve(api_address, dialer.clone()));
+    let api = |address| {
+        let dialer = dialer.clone();
+        forever("the way to the API server", move || apiserver::serve(address, dialer.clone()))
+    };
     let keep = async {
         let attachment = prepare(&config, &status).await;
         let state = State {
@@ -89,7 +95,7 @@ pub async fn run<D: Dialer>(
             udp: None,
             health: HealthPorts::default(),
         };
-        tokio::join!(state.keep(view, &status), names, api)
+        tokio::join!(state.keep(view, &status), names, api(service), api(endpoint))
     };
     tokio::select! {
         _ = keep => {}

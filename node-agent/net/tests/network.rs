@@ -227,8 +227,10 @@ fn names_are_resolved_and_the_api_server_is_reached() {
         (addresses("example.org.") == [Ipv4Addr::new(192, 0, 2, 7)]).then_some(())
     });
 
-    assert_eq!(client.space.ask(Ipv4Addr::new(10, 96, 0, 1), 443).unwrap(), "api");
-    assert_eq!(lab.b.space.ask(Ipv4Addr::new(10, 96, 0, 1), 443).unwrap(), "api");
+    for port in [443, 6443] {
+        assert_eq!(client.space.ask(Ipv4Addr::new(10, 96, 0, 1), port).unwrap(), "api");
+        assert_eq!(lab.b.space.ask(Ipv4Addr::new(10, 96, 0, 1), port).unwrap(), "api");
+    }
 }
 
 #[test]

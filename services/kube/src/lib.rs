@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod crd;
 pub mod defaults;
+pub mod kubernetes_service;
 pub mod openapi;
 pub mod patch;
 pub mod protobuf;

@@ -360,3 +360,16 @@ async fn a_definition_serves_its_objects_at_once_and_takes_them_with_it() {
     assert!(cluster.api.resource("ships.sea.example").is_none());
     assert_eq!(cluster.api.get(&ships, "default", "s").unwrap_err().code, 404);
 }
+
+#[tokio::test]
+async fn a_new_cluster_says_where_its_api_server_is() {
+    let cluster = TestCluster::new().await;
+    let service = cluster.get("services", "default", "kubernetes").unwrap();
+    let endpoints = cluster.get("endpoints", "default", "kubernetes").unwrap();
+    let slice = cluster.get("endpointslices.discovery.k8s.io", "default", "kubernetes").unwrap();
+    let port = &service["spec"]["ports"][0];
+    assert_eq!(endpoints["subsets"][0]["ports"][0]["port"], port["targetPort"]);
+    assert_eq!(slice["ports"][0]["port"], port["targetPort"]);
+    assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], service["spec"]["clusterIP"]);
+    assert_eq!(slice["endpoints"][0]["addresses"], json!([service["spec"]["clusterIP"]]));
+}

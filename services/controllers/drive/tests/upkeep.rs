@@ -147,3 +147,26 @@ async fn a_claim_is_bound_to_a_volume_and_its_pod_follows() {
         .await;
     world.until("the pod is bound", |w| w.get("pods", "a").is_some_and(|p| p["spec"]["nodeName"] == "n1")).await;
 }
+
+#[tokio::test]
+async fn the_api_servers_service_comes_back_with_its_endpoints() {
+    let world = World::start().await;
+    let address = |w: &World, resource: &str, at: &str| {
+        w.get(resource, "kubernetes").and_then(|o| o.pointer(at).and_then(Value::as_str).map(str::to_owned))
+    };
+    let whole = |w: &World| {
+        address(w, "services", "/spec/clusterIP").as_deref() == Some("10.96.0.1")
+            && address(w, "endpoints", "/subsets/0/addresses/0/ip").as_deref() == Some("10.96.0.1")
+            && address(w, "endpointslices.discovery.k8s.io", "/endpoints/0/addresses/0").as_deref() == Some("10.96.0.1")
+    };
+    world.until("all three are there", whole).await;
+    for resource in ["endpointslices.discovery.k8s.io", "endpoints", "services"] {
+        let before = world.get(resource, "kubernetes").expect("there")["metadata"]["uid"].clone();
+        world.delete(resource, "kubernetes", None).await;
+        let anew =
+            |w: &World| whole(w) && w.get(resource, "kubernetes").is_some_and(|o| o["metadata"]["uid"] != before);
+        world.until("all three are there again", anew).await;
+    }
+    // Nobody mirrors what is written beside it.
+    assert_eq!(world.list("endpointslices.discovery.k8s.io").len(), 1);
+}

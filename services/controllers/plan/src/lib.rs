@@ -17,6 +17,7 @@ pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
 pub mod job;
+pub mod kubernetes_service;
 pub mod meta;
 pub mod namespace;
 pub mod node_fit;

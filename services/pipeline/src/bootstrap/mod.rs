@@ -1,10 +1,10 @@
-//! What a new cluster starts with: its namespaces and their default accounts, the `kubernetes` Service, priority classes, and
-//! the roles and bindings that users and components expect. One batch of the store, so that a cluster is made in the time of
-//! one commit; done again it fills in what is missing and changes nothing.
+//! What a new cluster starts with: its namespaces and their default accounts, the `kubernetes` Service with its endpoints,
+//! priority classes, and the roles and bindings that users and components expect. One batch of the store, so that a cluster
+//! is made in the time of one commit; done again it fills in what is missing and changes nothing.
 
 mod rbac;
 
-use galley_kube::Status;
+use galley_kube::{Status, kubernetes_service};
 use galley_store::{CommitError, Write};
 use serde_json::{Value, json};
 
@@ -72,24 +72,12 @@ impl ClusterApi {
             let class = json!({"metadata": {"name": name}, "value": value, "description": description});
             objects.push(("priorityclasses.scheduling.k8s.io", "", class));
         }
-        objects.push(("services", "default", self.kubernetes_service()));
+        let service = kubernetes_service::objects(self.settings.kubernetes_ip());
+        objects.extend(service.map(|(resource, object)| (resource, kubernetes_service::NAMESPACE, object)));
         let cidr = self.settings.service_cidr.to_string();
         let range = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [cidr]}});
         objects.push(("servicecidrs.networking.k8s.io", "", range));
         objects.extend(rbac::objects());
         objects
-    }
-
-    fn kubernetes_service(&self) -> Value {
-        let ip = self.settings.kubernetes_ip().to_string();
-        json!({
-            "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
-            "spec": {
-                "type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip],
-                "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
-                "internalTrafficPolicy": "Cluster", "sessionAffinity": "None",
-                "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
-            },
-        })
     }
 }

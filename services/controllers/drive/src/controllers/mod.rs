@@ -10,6 +10,7 @@ mod disruption;
 mod endpoints;
 mod garbage;
 mod job;
+mod kubernetes_service;
 mod namespace;
 mod nodes;
 mod pod_gc;
@@ -46,6 +47,7 @@ fn upkeep() -> Vec<Box<dyn Controller>> {
         Box::new(service_account::RootCa),
         Box::<endpoints::Endpoints>::default(),
         Box::new(endpoints::EndpointsMirror),
+        Box::new(kubernetes_service::KubernetesService),
         Box::new(nodes::NodeIpam),
         Box::<nodes::NodeLifecycle>::default(),
         Box::<nodes::TaintEviction>::default(),
