@@ -1,10 +1,20 @@
 //! Joining a cluster, and staying in it: what is asked of the control plane outside of the tunnel.
+//!
+//! ```text
+//! stage 1  connect          is anybody there, and is it the one whose key the command names?
+//! stage 2  ask              is the token good? It is used up from here on
+//! stage 3  keep             the certificate is on disk
+//! stage 4  (the link)       the connection that stays; then the Node says for itself why it is not ready
+//! ```
+//! Each is logged, and an error names its stage: who runs the command on a machine sees nothing else of the cluster.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{HttpError, post};
@@ -31,9 +41,12 @@ pub struct JoinOptions {
 /// Why the machine is not in the cluster. Each says which step failed.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// The identity cannot be kept.
+    /// The identity cannot be read.
     #[error("the node's identity")]
     Identity(#[from] IdentityError),
+    /// The identity cannot be kept. The token is used up all the same.
+    #[error("stage 3, keeping the certificate, failed")]
+    Keep(#[source] IdentityError),
     /// This machine is another node already.
     #[error("this machine is the node `{found}` already; give that name, or another data directory")]
     OtherNode { found: String },
@@ -47,14 +60,23 @@ pub enum JoinError {
     #[error("a key cannot be made")]
     Key(#[source] rcgen::Error),
     /// The control plane cannot be reached, or is not the one that is meant.
-    #[error("connect to the control plane")]
-    Connect(#[source] TlsError),
+    #[error("stage 1, connecting to the control plane {server}, failed")]
+    Connect {
+        server: String,
+        #[source]
+        source: TlsError,
+    },
     /// The control plane refuses.
-    #[error("ask the control plane for a certificate")]
-    Ask(#[source] HttpError),
+    #[error("stage 2, asking {server} for a certificate for the node `{node}`, failed")]
+    Ask {
+        server: String,
+        node: String,
+        #[source]
+        source: HttpError,
+    },
     /// It took too long.
-    #[error("the control plane did not answer in {} s", LIMIT.as_secs())]
-    Slow,
+    #[error("{server} did not answer in {} s", LIMIT.as_secs())]
+    Slow { server: String },
 }
 
 #[derive(Serialize)]
@@ -114,8 +136,38 @@ fn identity(node_name: &str, server: &str, key: String, answer: JoinAnswer) -> I
     }
 }
 
-async fn limited<T>(work: impl Future<Output = Result<T, JoinError>>) -> Result<T, JoinError> {
-    tokio::time::timeout(LIMIT, work).await.unwrap_or(Err(JoinError::Slow))
+/// Who is asked what, and for which node.
+struct Question<'a> {
+    server: &'a str,
+    node: &'a str,
+    /// What the server's certificate must be for.
+    name: &'a str,
+    path: &'a str,
+}
+
+impl Question<'_> {
+    /// Asks, on a connection of its own.
+    async fn ask<B: Serialize>(
+        &self,
+        config: Result<Arc<ClientConfig>, TlsError>,
+        body: &B,
+    ) -> Result<JoinAnswer, JoinError> {
+        let server = || self.server.to_owned();
+        let connect = async {
+            let (address, _) = tls::address(self.server)?;
+            tls::connect(config?, &address, self.name).await
+        };
+        let asked = async {
+            let stream = connect.await.map_err(|source| JoinError::Connect { server: server(), source })?;
+            tracing::info!(server = self.server, node = self.node, "stage 2: asking for a certificate");
+            post(stream, self.name, self.path, body).await.map_err(|source| JoinError::Ask {
+                server: server(),
+                node: self.node.to_owned(),
+                source,
+            })
+        };
+        tokio::time::timeout(LIMIT, asked).await.unwrap_or_else(|_| Err(JoinError::Slow { server: server() }))
+    }
 }
 
 /// The machine's identity: the one it has, or a new one for the token. The token is used up by the first success, so it is asked for
@@ -127,6 +179,7 @@ pub async fn join(options: &JoinOptions, now: Timestamp) -> Result<Identity, Joi
             return Err(JoinError::OtherNode { found: saved.node_name });
         }
         if !saved.is_expired(now) {
+            tracing::info!(node = saved.node_name, cluster = saved.cluster_name, "this machine has joined before");
             // The control plane may have moved.
             saved.server.clone_from(&options.server);
             return Ok(saved);
@@ -136,29 +189,24 @@ pub async fn join(options: &JoinOptions, now: Timestamp) -> Result<Identity, Joi
         }
     }
     let token = options.token.as_deref().filter(|token| !token.is_empty()).ok_or(JoinError::NoToken)?;
-    let (address, host) = tls::address(&options.server).map_err(JoinError::Connect)?;
-    let (key, csr) = request(&options.node_name)?;
-    let answer: JoinAnswer = limited(async {
-        let config = tls::pinned(options.ca_hash).map_err(JoinError::Connect)?;
-        let stream = tls::connect(config, &address, &host).await.map_err(JoinError::Connect)?;
-        let body = JoinRequest { token, node_name: &options.node_name, csr };
-        post(stream, &address, "/v1/join", &body).await.map_err(JoinError::Ask)
-    })
-    .await?;
-    let identity = identity(&options.node_name, &options.server, key, answer);
-    identity.save(&options.data_dir)?;
+    let (server, node) = (options.server.as_str(), options.node_name.as_str());
+    let wrong = |source| JoinError::Connect { server: server.to_owned(), source };
+    let (_, host) = tls::address(server).map_err(wrong)?;
+    let (key, csr) = request(node)?;
+    tracing::info!(server, ca_hash = ?options.ca_hash, "stage 1: connecting to the control plane");
+    let question = Question { server, node, name: &host, path: "/v1/join" };
+    let answer = question.ask(tls::pinned(options.ca_hash), &JoinRequest { token, node_name: node, csr }).await?;
+    let identity = identity(node, server, key, answer);
+    identity.save(&options.data_dir).map_err(JoinError::Keep)?;
+    let Identity { cluster_name, cluster_id, .. } = &identity;
+    tracing::info!(node, cluster = cluster_name, id = cluster_id, "stage 3: this machine has joined the cluster");
     Ok(identity)
 }
 
 /// A new certificate, for a new key.
 pub(crate) async fn renew(old: &Identity) -> Result<Identity, JoinError> {
-    let (address, _) = tls::address(&old.server).map_err(JoinError::Connect)?;
     let (key, csr) = request(&old.node_name)?;
-    let answer: JoinAnswer = limited(async {
-        let config = tls::mutual(old).map_err(JoinError::Connect)?;
-        let stream = tls::connect(config, &address, &old.server_name).await.map_err(JoinError::Connect)?;
-        post(stream, &old.server_name, "/v1/renew", &RenewRequest { csr }).await.map_err(JoinError::Ask)
-    })
-    .await?;
+    let question = Question { server: &old.server, node: &old.node_name, name: &old.server_name, path: "/v1/renew" };
+    let answer = question.ask(tls::mutual(old), &RenewRequest { csr }).await?;
     Ok(identity(&old.node_name, &old.server, key, answer))
 }

@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube::client::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::identity::Identity;
 use crate::join::renew;
@@ -34,8 +35,10 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_LAST: Duration = Duration::from_secs(10);
 /// How long a stream waits for a connection. Shorter than the limits of those who wait for its bytes.
 const OPEN_LIMIT: Duration = Duration::from_secs(15);
-/// How often it is looked whether the certificate must be renewed.
+/// The longest time between looks whether the certificate must be renewed: clocks are set, and machines sleep.
 const RENEWAL_LOOK: Duration = Duration::from_secs(600);
+/// After a renewal that failed.
+const RENEWAL_RETRY: Duration = Duration::from_secs(10);
 
 /// Whether the node is connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,7 +197,7 @@ impl Driver {
                 return false;
             }
             match &state {
-                LinkState::Connected => tracing::info!("connected to the control plane"),
+                LinkState::Connected => tracing::info!("stage 4: connected to the control plane"),
                 LinkState::Disconnected(why) => tracing::warn!(%why, "not connected to the control plane"),
             }
             *before = state;
@@ -204,32 +207,48 @@ impl Driver {
 
     /// Passes on what the control plane opens, until the session ends; says why it did.
     async fn carry(&self, identity: &mut Identity, mut incoming: Incoming) -> String {
+        let mut look = Instant::now() + self.until_renewal(identity);
         loop {
             tokio::select! {
+                // By the clock and not by silence: a node that is always asked for something is renewed as well.
+                () = tokio::time::sleep_until(look) => {
+                    let tried = self.renew_if_due(identity).await;
+                    look = Instant::now() + if tried { RENEWAL_RETRY } else { self.until_renewal(identity) };
+                }
                 inbound = incoming.next() => match inbound {
                     // Nobody listens any more when the agent stops.
                     Some(inbound) => drop(self.inbound.send(inbound).await),
                     None => return chain(&incoming.ended().await),
                 },
-                () = tokio::time::sleep(RENEWAL_LOOK) => self.renew_if_due(identity).await,
             }
         }
     }
 
-    /// The session goes on with the old certificate; the next one takes the new.
-    async fn renew_if_due(&self, identity: &mut Identity) {
+    fn until_renewal(&self, identity: &Identity) -> Duration {
+        let left = identity.renewal().map(|due| due.duration_since(self.clock.now()));
+        let left = left.and_then(|left| Duration::try_from(left).ok()).unwrap_or_default();
+        left.min(RENEWAL_LOOK)
+    }
+
+    /// The session goes on with the old certificate; the next one takes the new. Says whether it was tried and failed.
+    async fn renew_if_due(&self, identity: &mut Identity) -> bool {
         if identity.renewal().is_some_and(|due| due > self.clock.now()) {
-            return;
+            return false;
         }
         match renew(identity).await {
             Ok(renewed) => {
                 if let Err(error) = renewed.save(&self.data_dir) {
                     tracing::warn!(error = chain(&error), "a new certificate cannot be kept");
                 }
-                tracing::info!("the node has a new certificate");
+                let until = renewed.validity().map(|(_, until)| until.to_string());
+                tracing::info!(until, "the node has a new certificate");
                 *identity = renewed;
+                false
             }
-            Err(error) => tracing::warn!(error = chain(&error), "the node's certificate is not renewed; trying on"),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the node's certificate is not renewed; trying on");
+                true
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
@@ -74,6 +74,25 @@ impl fmt::Debug for CaHash {
     }
 }
 
+/// The server belongs to another installation, or somebody stands in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct OtherAuthority {
+    wanted: CaHash,
+    shown: Option<CaHash>,
+}
+
+impl std::error::Error for OtherAuthority {}
+
+impl fmt::Display for OtherAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its certificate authority must have the key {:?} (--ca-hash), ", self.wanted)?;
+        match &self.shown {
+            Some(shown) => write!(f, "but has {shown:?}"),
+            None => f.write_str("but it shows none"),
+        }
+    }
+}
+
 /// Believes a server whose chain leads to the authority with this hash.
 #[derive(Debug)]
 struct Pinned {
@@ -82,9 +101,9 @@ struct Pinned {
 }
 
 impl Pinned {
-    fn is_pinned(&self, certificate: &CertificateDer<'_>) -> bool {
-        let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else { return false };
-        <[u8; 32]>::from(Sha256::digest(parsed.tbs_certificate.subject_pki.raw)) == self.hash.0
+    fn hash_of(certificate: &CertificateDer<'_>) -> Option<CaHash> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        Some(CaHash(Sha256::digest(parsed.tbs_certificate.subject_pki.raw).into()))
     }
 }
 
@@ -97,10 +116,12 @@ impl ServerCertVerifier for Pinned {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let authority = chain
-            .iter()
-            .find(|certificate| self.is_pinned(certificate))
-            .ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        let authority = chain.iter().find(|certificate| Self::hash_of(certificate) == Some(self.hash));
+        let Some(authority) = authority else {
+            let shown = chain.last().and_then(Self::hash_of);
+            let wrong = OtherAuthority { wanted: self.hash, shown };
+            return Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(wrong)))));
+        };
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())

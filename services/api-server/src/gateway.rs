@@ -13,6 +13,7 @@ use galley_store::{Cluster, Pass, Store, StoreError};
 use galley_types::{Clock, ShardId};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use jiff::SignedDuration;
 use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -43,6 +44,8 @@ pub struct GatewayConfig {
     pub advertise: String,
     /// DNS names and addresses in the management certificate.
     pub names: Vec<String>,
+    /// For how long a node's certificate is valid; agents renew theirs when two thirds of it are over.
+    pub node_certificate_duration: SignedDuration,
 }
 
 /// Why a gateway cannot start.
@@ -192,6 +195,7 @@ impl Gateway {
             ca: authority,
             domain: config.domain.clone(),
             advertise: config.advertise,
+            node_certificate_duration: config.node_certificate_duration,
             clusters: Arc::clone(&life) as _,
         });
         Ok(Self {

@@ -15,7 +15,8 @@ use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-/// Certificates are valid from a little before now, for clients whose clocks are late (kubeadm does the same).
+/// Certificates are valid from a little before now, for clients whose clocks are late (kubeadm does the same); short-lived ones
+/// from less, because their owners renew them by what is left of the whole.
 const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
 /// A CA outlives everything it signs; as kubeadm's.
 const AUTHORITY_LIFETIME: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
@@ -235,7 +236,7 @@ fn params(common_name: &str, group: Option<&str>, now: Timestamp, lifetime: Sign
     }
     let mut params = CertificateParams::default();
     params.distinguished_name = name;
-    params.not_before = instant(now - BACKDATE);
+    params.not_before = instant(now - BACKDATE.min(lifetime / 10));
     params.not_after = instant(now + lifetime);
     params.serial_number = Some(serial());
     params.use_authority_key_identifier_extension = true;

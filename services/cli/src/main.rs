@@ -81,6 +81,9 @@ enum Node {
     JoinCommand {
         /// Name or id of the cluster.
         cluster: String,
+        /// For how long the token is good (`10m`, `24h`); an hour if left out.
+        #[arg(long)]
+        ttl: Option<jiff::SignedDuration>,
     },
 }
 
@@ -129,9 +132,10 @@ async fn run(arguments: Arguments) -> Result<String, Error> {
             let found = find(&client, &cluster).await?;
             client.text(Method::GET, &path(&found, "/kubeconfig"), None).await
         }
-        Command::Node(Node::JoinCommand { cluster }) => {
+        Command::Node(Node::JoinCommand { cluster, ttl }) => {
             let found = find(&client, &cluster).await?;
-            let token = client.json(Method::POST, &path(&found, "/bootstrap-tokens"), None).await?;
+            let body = ttl.map(|ttl| json!({"ttlSeconds": ttl.as_secs()}));
+            let token = client.json(Method::POST, &path(&found, "/bootstrap-tokens"), body.as_ref()).await?;
             Ok(format.join_command(&token))
         }
     }

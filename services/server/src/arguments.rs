@@ -72,6 +72,10 @@ pub struct RunOptions {
     /// A node that was not heard of for so long is not ready (`40s`, `2m`); 40 s if left out.
     #[arg(long, env = "GALLEY_NODE_MONITOR_GRACE_PERIOD")]
     pub node_monitor_grace_period: Option<jiff::SignedDuration>,
+    /// For how long a node's certificate is valid (`168h`, `1h`). Nodes renew theirs when two thirds of it are over, so a third of
+    /// it is how long the control plane may be away without losing nodes for good.
+    #[arg(long, env = "GALLEY_NODE_CERTIFICATE_DURATION", default_value = "168h")]
+    pub node_certificate_duration: jiff::SignedDuration,
     /// How long changes stay resumable for watches, in seconds.
     #[arg(long, default_value_t = 3600)]
     pub retention_seconds: u64,

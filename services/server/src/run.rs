@@ -73,7 +73,12 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let clusters = Arc::new(Clusters::new(store.clone(), Arc::clone(&clock), options.domain.clone())?);
     let shutdown = CancellationToken::new();
     let gateway = Arc::new(Gateway::new(
-        GatewayConfig { domain: options.domain.clone(), advertise: advertise.clone(), names },
+        GatewayConfig {
+            domain: options.domain.clone(),
+            advertise: advertise.clone(),
+            names,
+            node_certificate_duration: options.node_certificate_duration,
+        },
         store.clone(),
         Arc::clone(&clusters),
         Arc::new(authority),

@@ -6,13 +6,14 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State as Extract};
 use axum::http::StatusCode;
 use galley_authz::Actor;
-use galley_store::Cluster;
+use galley_store::{BootstrapUse, Cluster};
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::auth::Tenant;
 use super::clusters::find;
-use super::{BOOTSTRAP_TOKEN_VALIDITY, NODE_VALIDITY, Problem, State};
+use super::{BOOTSTRAP_TOKEN_LONGEST, BOOTSTRAP_TOKEN_VALIDITY, Problem, State};
 use crate::pki::{Authority, PkiError, check_request};
 
 /// A one-time token and what to type on the machine.
@@ -31,14 +32,24 @@ pub(super) struct BootstrapTokenBody {
     join_command: String,
 }
 
+/// How the token is to be.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct BootstrapTokenRequest {
+    /// For how many seconds the token is good; an hour if left out, a day at the most.
+    #[schema(minimum = 1, maximum = 86400, example = 600)]
+    ttl_seconds: Option<i64>,
+}
+
 /// Makes a token that one machine may join the cluster with, once.
 #[utoipa::path(
     post, path = "/v1/clusters/{id}/bootstrap-tokens", operation_id = "bootstrapTokenCreate", tag = "nodes", security(("tenant" = [])),
-    params(("id" = String, Path, description = "The cluster's id")),
+    params(("id" = String, Path, description = "The cluster's id")), request_body = Option<BootstrapTokenRequest>,
     responses(
         (status = 201, description = "The token", body = BootstrapTokenBody),
         (status = 401, description = "No token, or an unknown one", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "The tenant has no such cluster", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The token would live too long or not at all", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The store cannot be reached", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -46,9 +57,17 @@ pub(super) async fn token_create(
     Extract(state): Extract<State>,
     tenant: Tenant,
     Path(id): Path<String>,
+    body: Result<Option<Json<BootstrapTokenRequest>>, JsonRejection>,
 ) -> Result<(StatusCode, Json<BootstrapTokenBody>), Problem> {
+    let body = body.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let asked = body.map(|Json(asked)| asked).unwrap_or_default();
     let cluster = find(&state, tenant, &id).await?;
-    let expires = state.clock.now() + BOOTSTRAP_TOKEN_VALIDITY;
+    let validity = asked.ttl_seconds.map_or(BOOTSTRAP_TOKEN_VALIDITY, SignedDuration::from_secs);
+    if !(SignedDuration::from_secs(1)..=BOOTSTRAP_TOKEN_LONGEST).contains(&validity) {
+        let longest = BOOTSTRAP_TOKEN_LONGEST.as_secs();
+        return Err(Problem::invalid("/ttlSeconds", format!("must be between 1 and {longest}, inclusive")));
+    }
+    let expires = state.clock.now() + validity;
     let token = state.store.bootstrap_token_create(&cluster, expires).await?.secret;
     let ca_hash = state.ca.hash();
     let join_command =
@@ -106,7 +125,7 @@ pub(super) struct JoinBody {
     responses(
         (status = 200, description = "Welcome", body = JoinBody),
         (status = 400, description = "The body is not JSON of this shape", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The token is not valid (any more)", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The token was used, has expired or never was: `type` and `detail` say which", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The node name or the signing request is not valid", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The store cannot be reached", body = Problem, content_type = "application/problem+json"),
     ),
@@ -121,9 +140,19 @@ pub(super) async fn join(
         return Err(Problem::invalid("/nodeName", format!("{:?} is not a node name: {error}", request.node_name)));
     }
     check_request(&request.csr).map_err(refused)?;
-    let token = state.store.bootstrap_token_consume(&request.token).await?.ok_or_else(Problem::join_refused)?;
-    let cluster =
-        state.store.cluster_get(token.tenant, &token.cluster.to_string()).await?.ok_or_else(Problem::join_refused)?;
+    let refused = |problem: Problem| {
+        tracing::info!(node = request.node_name, why = problem.detail, "a machine may not join");
+        problem
+    };
+    let token = match state.store.bootstrap_token_consume(&request.token, &request.node_name).await? {
+        BootstrapUse::Granted(token) => token,
+        BootstrapUse::Used { at, by } => return Err(refused(Problem::join_token_used(at, &by))),
+        BootstrapUse::Expired { at } => return Err(refused(Problem::join_token_expired(at))),
+        BootstrapUse::Unknown => return Err(refused(Problem::join_token_unknown())),
+    };
+    let cluster = state.store.cluster_get(token.tenant, &token.cluster.to_string()).await?;
+    let cluster = cluster.ok_or_else(|| refused(Problem::join_token_unknown()))?;
+    tracing::info!(node = request.node_name, cluster = %cluster.id, token = %token.id, "a machine joins");
     answer(&state, &cluster, &request.node_name, &request.csr).await
 }
 
@@ -179,7 +208,7 @@ async fn answer(state: &State, cluster: &Cluster, node: &str, csr: &str) -> Resu
     let keys = state.store.cluster_keys(cluster.id).await?;
     let user = format!("system:node:{node}");
     let certificate = Authority::open(&cluster.ca_certificate, &keys.ca_key)?
-        .sign_request(csr, &user, "system:nodes", NODE_VALIDITY, state.clock.now())
+        .sign_request(csr, &user, "system:nodes", state.node_certificate_duration, state.clock.now())
         .map_err(refused)?;
     Ok(Json(JoinBody {
         cluster_id: cluster.id.to_string(),

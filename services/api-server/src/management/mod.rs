@@ -42,6 +42,8 @@ pub struct State {
     pub domain: String,
     /// `https://host:port` at which clients and nodes reach this installation.
     pub advertise: String,
+    /// For how long a node's certificate is valid.
+    pub node_certificate_duration: SignedDuration,
     /// Fills a new cluster with what every cluster has, and the like.
     pub clusters: Arc<dyn ClusterLife>,
 }
@@ -70,10 +72,10 @@ pub enum LifeError {
 
 /// Client certificates in downloaded kubeconfigs.
 const KUBECONFIG_VALIDITY: SignedDuration = SignedDuration::from_hours(24);
-/// Node certificates; agents renew them at two thirds.
-const NODE_VALIDITY: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Long enough for an instance to boot, short enough to be worthless in a log.
 const BOOTSTRAP_TOKEN_VALIDITY: SignedDuration = SignedDuration::from_hours(1);
+/// For who writes the command down today and goes to the machine room tomorrow.
+const BOOTSTRAP_TOKEN_LONGEST: SignedDuration = SignedDuration::from_hours(24);
 
 /// All endpoints.
 pub fn router(state: State) -> Router {

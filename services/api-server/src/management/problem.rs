@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use galley_store::StoreError;
+use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -79,14 +80,26 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, kind, title, detail)
     }
 
-    /// 403: the join token is unknown, used or too old.
-    pub fn join_refused() -> Self {
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "join-refused",
-            "Join refused",
-            "the bootstrap token is not valid: it was used before, has expired or never was",
-        )
+    /// 403: the join token was good for one machine, and that was another one (or this one, before).
+    pub fn join_token_used(at: Timestamp, by: &str) -> Self {
+        let detail = format!("this token was used {at} by the node {by:?}: each machine needs its own");
+        Self::join_refused("join-token-used", detail)
+    }
+
+    /// 403: the join token was not used in time.
+    pub fn join_token_expired(at: Timestamp) -> Self {
+        Self::join_refused("join-token-expired", format!("this token expired {at}: make another one"))
+    }
+
+    /// 403: nobody made the join token, or its cluster is gone.
+    pub fn join_token_unknown() -> Self {
+        let detail = "there is no such token, or its cluster was deleted: make another one";
+        Self::join_refused("join-token-unknown", detail)
+    }
+
+    fn join_refused(kind: &str, detail: impl Into<String>) -> Self {
+        let problem = Self::new(StatusCode::FORBIDDEN, kind, "Join refused", detail);
+        Self { pointer: Some("/token".into()), ..problem }
     }
 
     /// 500, with nothing of the inside in it.

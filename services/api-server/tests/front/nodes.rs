@@ -28,7 +28,14 @@ pub async fn join(door: &FrontDoor, cluster: &TestCluster<'_>, token: &str, node
     assert_eq!(joined.code, 200, "{}", joined.text);
     assert_eq!(joined.body["serverName"], json!(cluster.host()));
     // Once only.
-    assert_eq!(door.rest(Method::POST, "/v1/join", None, Some(body)).await.code, 403);
+    let again = door.rest(Method::POST, "/v1/join", None, Some(body)).await;
+    assert_eq!(again.code, 403, "{}", again.text);
+    assert_eq!(again.body["type"], "urn:galley:problem:join-token-used");
+    let detail = again.body["detail"].as_str().unwrap();
+    assert!(
+        detail.starts_with("this token was used 2") && detail.contains(&format!("by the node \"{node}\"")),
+        "{detail}"
+    );
     ClientCredential { certificate: joined.body["certificate"].as_str().unwrap().to_owned(), key: key.serialize_pem() }
 }
 

@@ -115,6 +115,7 @@ async fn open(database: &MemoryDatabase, holder: &str, clock: Arc<dyn Clock>) ->
         domain: DOMAIN.into(),
         advertise: format!("https://{address}"),
         names: vec!["127.0.0.1".into(), "localhost".into()],
+        node_certificate_duration: jiff::SignedDuration::from_hours(1),
     };
     let shutdown = CancellationToken::new();
     let ca = Arc::clone(&authority);

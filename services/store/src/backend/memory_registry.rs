@@ -13,7 +13,8 @@ use super::{
 };
 use crate::registry::ClusterState;
 use crate::registry::records::{
-    BootstrapToken, ClusterInserted, ClusterRow, SealedKeys, ServiceToken, Tenant, TenantInserted, TokenRow,
+    BootstrapToken, BootstrapUse, ClusterInserted, ClusterRow, SealedKeys, ServiceToken, Tenant, TenantInserted,
+    TokenRow,
 };
 use crate::spread::Roster;
 
@@ -24,8 +25,15 @@ pub(super) struct Registry {
     service_tokens: Vec<([u8; 32], ServiceToken)>,
     /// In the order of their making.
     clusters: Vec<(Option<String>, ClusterRow)>,
-    bootstrap_tokens: Vec<([u8; 32], BootstrapToken)>,
+    bootstrap_tokens: Vec<BootstrapRow>,
     installation: BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct BootstrapRow {
+    hash: [u8; 32],
+    token: BootstrapToken,
+    used: Option<(Timestamp, String)>,
 }
 
 impl Registry {
@@ -229,21 +237,30 @@ impl Backend for Memory {
             for cluster in clusters {
                 tables.contents_remove(*cluster);
             }
-            tables.registry.bootstrap_tokens.retain(|(_, token)| !clusters.contains(&token.cluster));
+            tables.registry.bootstrap_tokens.retain(|row| !clusters.contains(&row.token.cluster));
             tables.registry.clusters.retain(|(_, row)| !clusters.contains(&row.cluster.id));
             Ok(true)
         })
     }
 
     fn bootstrap_insert<'a>(&'a self, token: &'a BootstrapToken, hash: [u8; 32]) -> Answer<'a, ()> {
-        self.answer("bootstrap_insert", move |tables| tables.registry.bootstrap_tokens.push((hash, token.clone())))
+        let row = BootstrapRow { hash, token: token.clone(), used: None };
+        self.answer("bootstrap_insert", move |tables| tables.registry.bootstrap_tokens.push(row))
     }
 
-    fn bootstrap_consume(&self, hash: [u8; 32], now: Timestamp) -> Answer<'_, Option<BootstrapToken>> {
+    fn bootstrap_consume<'a>(&'a self, hash: [u8; 32], node: &'a str, now: Timestamp) -> Answer<'a, BootstrapUse> {
         self.answer("bootstrap_consume", move |tables| {
-            let tokens = &mut tables.registry.bootstrap_tokens;
-            let at = tokens.iter().position(|(kept, token)| *kept == hash && token.expires > now)?;
-            Some(tokens.remove(at).1)
+            let Some(row) = tables.registry.bootstrap_tokens.iter_mut().find(|row| row.hash == hash) else {
+                return BootstrapUse::Unknown;
+            };
+            match &row.used {
+                Some((at, by)) => BootstrapUse::Used { at: *at, by: by.clone() },
+                None if row.token.expires <= now => BootstrapUse::Expired { at: row.token.expires },
+                None => {
+                    row.used = Some((now, node.to_owned()));
+                    BootstrapUse::Granted(row.token.clone())
+                }
+            }
         })
     }
 

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use crate::object::ObjectKey;
 use crate::registry::records::{
-    BootstrapToken, ClusterInserted, ClusterRow, ServiceToken, Tenant, TenantInserted, TokenRow,
+    BootstrapToken, BootstrapUse, ClusterInserted, ClusterRow, ServiceToken, Tenant, TenantInserted, TokenRow,
 };
 use crate::spread::Roster;
 use crate::watch::{EventKind, Scope};
@@ -270,8 +270,8 @@ pub(crate) trait Backend: Send + Sync + std::fmt::Debug + 'static {
     fn clusters_purge<'a>(&'a self, fence: Fence, clusters: &'a [ClusterId], rows: i64) -> Answer<'a, bool>;
 
     fn bootstrap_insert<'a>(&'a self, token: &'a BootstrapToken, hash: [u8; 32]) -> Answer<'a, ()>;
-    /// Uses the token up, if it is there, unused and not expired.
-    fn bootstrap_consume(&self, hash: [u8; 32], now: Timestamp) -> Answer<'_, Option<BootstrapToken>>;
+    /// Uses the token up for `node`, if it is there, unused and not expired.
+    fn bootstrap_consume<'a>(&'a self, hash: [u8; 32], node: &'a str, now: Timestamp) -> Answer<'a, BootstrapUse>;
 
     /// The value under `name`, which is `value` if there was none.
     fn installation_value<'a>(&'a self, name: &'a str, value: &'a [u8]) -> Answer<'a, Vec<u8>>;

@@ -11,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 pub use records::{
-    BootstrapToken, Cluster, ClusterKeys, ClusterNetwork, ClusterState, NewCluster, ServiceToken, Tenant, TokenRow,
+    BootstrapToken, BootstrapUse, Cluster, ClusterKeys, ClusterNetwork, ClusterState, NewCluster, ServiceToken, Tenant,
+    TokenRow,
 };
 use records::{ClusterInserted, ClusterRow, SealedKeys, TenantInserted};
 
@@ -240,9 +241,9 @@ impl Store {
         Ok(token)
     }
 
-    /// Uses a join token up. Of two that try at once, one gets it.
-    pub async fn bootstrap_token_consume(&self, secret: &str) -> Result<Option<BootstrapToken>, StoreError> {
-        Ok(self.inner.backend.bootstrap_consume(hash(secret), self.inner.now()).await?)
+    /// Uses a join token up for the node of this name. Of two that try at once, one gets it.
+    pub async fn bootstrap_token_consume(&self, secret: &str, node: &str) -> Result<BootstrapUse, StoreError> {
+        Ok(self.inner.backend.bootstrap_consume(hash(secret), node, self.inner.now()).await?)
     }
 
     /// A value of the whole installation, encrypted under the master key: the one that is there, or else `value`, for ever.

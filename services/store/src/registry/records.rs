@@ -159,6 +159,27 @@ pub struct BootstrapToken {
     pub expires: Timestamp,
 }
 
+/// What became of an attempt to join with a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BootstrapUse {
+    /// The token was good, and is used up.
+    Granted(BootstrapToken),
+    /// Another machine came first, or this one before.
+    Used {
+        /// When.
+        at: Timestamp,
+        /// The name of the node that it became.
+        by: String,
+    },
+    /// Nobody used it in time.
+    Expired {
+        /// Since when it is useless.
+        at: Timestamp,
+    },
+    /// Nobody made it; or its cluster is gone, or its end is so long ago that it was forgotten.
+    Unknown,
+}
+
 #[derive(Debug)]
 pub(crate) enum TenantInserted {
     New,

@@ -108,6 +108,28 @@ async fn migration_5_keeps_a_row_for_each_replica() {
 }
 
 #[tokio::test]
+async fn migration_6_keeps_join_tokens_unused() {
+    let (_postgres, mut connection) = at_version(6).await;
+    execute(&mut connection, TENANT).await.expect("a tenant");
+    execute(&mut connection, CLUSTER).await.expect("a cluster");
+    execute(
+        &mut connection,
+        "INSERT INTO bootstrap_tokens SELECT gen_random_uuid(), tenant_id, id, sha256('x'), now() FROM clusters",
+    )
+    .await
+    .expect("a token");
+    run(&mut connection, 6).await;
+    let unused: i64 = sqlx::query_scalar("SELECT count(*) FROM bootstrap_tokens WHERE used_at IS NULL")
+        .fetch_one(&mut connection)
+        .await
+        .expect("reads");
+    assert_eq!(unused, 1);
+    let nobody = execute(&mut connection, "UPDATE bootstrap_tokens SET used_at = now()").await;
+    assert!(nobody.is_err(), "used by nobody");
+    execute(&mut connection, "UPDATE bootstrap_tokens SET used_at = now(), used_by = 'node-1'").await.expect("used");
+}
+
+#[tokio::test]
 async fn every_table_has_row_level_security_that_binds_its_owner() {
     let (_postgres, mut connection) = at_version(i64::MAX).await;
     let unbound: Vec<String> = sqlx::query_scalar(
@@ -129,5 +151,5 @@ async fn every_table_has_row_level_security_that_binds_its_owner() {
     .expect("reads");
     assert_eq!(keyless, [""; 0], "a cluster's rows name their tenant");
     let versions: Vec<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
-    assert_eq!(versions, [1, 2, 3, 4, 5], "a new migration needs a test here");
+    assert_eq!(versions, [1, 2, 3, 4, 5, 6], "a new migration needs a test here");
 }

@@ -52,13 +52,22 @@ pub async fn answers_by_tenant(store: &Store, clock: &Arc<TokioClock>) {
 
     let expires = clock.now() + Duration::from_secs(60);
     let join = store.bootstrap_token_create(&cluster, expires).await.expect("token");
-    let (one, two) =
-        tokio::join!(store.bootstrap_token_consume(&join.secret), store.bootstrap_token_consume(&join.secret));
-    let used: Vec<_> = [one, two].into_iter().filter_map(|answer| answer.expect("reads")).collect();
-    assert_eq!(used.iter().map(|token| token.cluster).collect::<Vec<_>>(), [cluster.id], "one gets it");
+    let used_at = clock.now();
+    let (one, two) = tokio::join!(
+        store.bootstrap_token_consume(&join.secret, "a"),
+        store.bootstrap_token_consume(&join.secret, "a")
+    );
+    let answers = [one.expect("reads"), two.expect("reads")];
+    let granted = |answer: &BootstrapUse| matches!(answer, BootstrapUse::Granted(token) if token.cluster == cluster.id);
+    assert_eq!(answers.iter().filter(|answer| granted(answer)).count(), 1, "one gets it: {answers:?}");
+    let used = BootstrapUse::Used { at: used_at, by: "a".into() };
+    assert!(answers.contains(&used), "the other is told: {answers:?}");
     let late = store.bootstrap_token_create(&cluster, expires).await.expect("token");
     clock.advance(Duration::from_secs(61));
-    assert_eq!(store.bootstrap_token_consume(&late.secret).await.expect("reads"), None, "expired");
+    let use_of = async |secret: &str| store.bootstrap_token_consume(secret, "b").await.expect("reads");
+    assert_eq!(use_of(&late.secret).await, BootstrapUse::Expired { at: expires });
+    assert_eq!(use_of(&join.secret).await, used, "used says more than expired");
+    assert_eq!(use_of("galley-join.made.up").await, BootstrapUse::Unknown);
 
     assert!(!store.cluster_delete(other.id, &id).await.expect("not theirs"));
     assert!(store.cluster_delete(acme.id, &id).await.expect("deleted"));

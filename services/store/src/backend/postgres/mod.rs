@@ -27,7 +27,7 @@ use super::{
 };
 use crate::config::StoreConfig;
 use crate::registry::records::{
-    BootstrapToken, ClusterInserted, ClusterRow, ServiceToken, Tenant, TenantInserted, TokenRow,
+    BootstrapToken, BootstrapUse, ClusterInserted, ClusterRow, ServiceToken, Tenant, TenantInserted, TokenRow,
 };
 use crate::spread::Roster;
 
@@ -273,8 +273,8 @@ impl Backend for Postgres {
         Box::pin(self.insert_bootstrap(token, hash))
     }
 
-    fn bootstrap_consume(&self, hash: [u8; 32], now: Timestamp) -> Answer<'_, Option<BootstrapToken>> {
-        Box::pin(self.consume_bootstrap(hash, now))
+    fn bootstrap_consume<'a>(&'a self, hash: [u8; 32], node: &'a str, now: Timestamp) -> Answer<'a, BootstrapUse> {
+        Box::pin(self.consume_bootstrap(hash, node, now))
     }
 
     fn installation_value<'a>(&'a self, name: &'a str, value: &'a [u8]) -> Answer<'a, Vec<u8>> {

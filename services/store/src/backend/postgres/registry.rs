@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::types::At;
 use super::{BackendError, Fence, Postgres, Sees, failed};
 use crate::registry::records::{
-    BootstrapToken, ClusterInserted, ClusterRow, SealedKeys, ServiceToken, Tenant, TenantInserted, TokenRow,
+    BootstrapToken, BootstrapUse, ClusterInserted, ClusterRow, SealedKeys, ServiceToken, Tenant, TenantInserted,
+    TokenRow,
 };
 use crate::registry::{Cluster, ClusterNetwork, ClusterState};
 
@@ -334,6 +335,12 @@ impl Postgres {
     pub(super) async fn insert_bootstrap(&self, token: &BootstrapToken, hash: [u8; 32]) -> Result<(), BackendError> {
         let failed = failed("make a join token");
         let mut tx = self.begin(Sees::Tenant(token.tenant)).await?;
+        // Those that are of no use any more are kept a day, to say why they are not, and go when another comes.
+        sqlx::query("DELETE FROM bootstrap_tokens WHERE cluster_id = $1 AND expires_at < now() - interval '1 day'")
+            .bind(token.cluster.as_uuid())
+            .execute(&mut *tx)
+            .await
+            .map_err(&failed)?;
         sqlx::query(
             "INSERT INTO bootstrap_tokens (id, tenant_id, cluster_id, hash, expires_at) VALUES ($1, $2, $3, $4, $5)",
         )
@@ -351,26 +358,46 @@ impl Postgres {
     pub(super) async fn consume_bootstrap(
         &self,
         hash: [u8; 32],
+        node: &str,
         now: Timestamp,
-    ) -> Result<Option<BootstrapToken>, BackendError> {
+    ) -> Result<BootstrapUse, BackendError> {
         let failed = failed("use a join token");
         let mut tx = self.begin(Sees::All).await?;
-        let row = sqlx::query(
-            "DELETE FROM bootstrap_tokens WHERE hash = $1 AND expires_at > $2
+        let granted = sqlx::query(
+            "UPDATE bootstrap_tokens SET used_at = $2, used_by = $3
+             WHERE hash = $1 AND expires_at > $2 AND used_at IS NULL
              RETURNING id, tenant_id, cluster_id, expires_at",
         )
         .bind(&hash[..])
         .bind(At(now))
+        .bind(node)
         .fetch_optional(&mut *tx)
         .await
         .map_err(&failed)?;
+        if let Some(row) = granted {
+            tx.commit().await.map_err(&failed)?;
+            return Ok(BootstrapUse::Granted(BootstrapToken {
+                id: row.get("id"),
+                tenant: TenantId::from_trusted_row(row.get("tenant_id")),
+                cluster: ClusterId::from_trusted_row(row.get("cluster_id")),
+                expires: row.get::<At, _>("expires_at").0,
+            }));
+        }
+        let row = sqlx::query("SELECT expires_at, used_at, used_by FROM bootstrap_tokens WHERE hash = $1")
+            .bind(&hash[..])
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(&failed)?;
         tx.commit().await.map_err(&failed)?;
-        Ok(row.map(|row| BootstrapToken {
-            id: row.get("id"),
-            tenant: TenantId::from_trusted_row(row.get("tenant_id")),
-            cluster: ClusterId::from_trusted_row(row.get("cluster_id")),
-            expires: row.get::<At, _>("expires_at").0,
-        }))
+        Ok(
+            match row
+                .map(|row| (row.get::<At, _>("expires_at"), row.get::<Option<At>, _>("used_at"), row.get("used_by")))
+            {
+                None => BootstrapUse::Unknown,
+                Some((expires, None, _)) => BootstrapUse::Expired { at: expires.0 },
+                Some((_, Some(used), by)) => BootstrapUse::Used { at: used.0, by },
+            },
+        )
     }
 
     pub(super) async fn keep_installation_value(&self, name: &str, value: &[u8]) -> Result<Vec<u8>, BackendError> {
