@@ -28,6 +28,8 @@ use crate::events::Events;
 /// What the agent tells Kubernetes it is.
 pub(crate) const KUBELET_VERSION: &str = "v1.36.0";
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Writers of a node are few; two in a row are rare.
+const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 const LEASE_SECONDS: i32 = 40;
 /// An unchanged status is written again after so many heartbeats.
 const STATUS_EVERY: u32 = 30;
@@ -192,7 +194,7 @@ pub(crate) async fn keep(
     events: Events,
 ) {
     events.node(&options.name, false, "Starting", "Starting kubelet.".into());
-    let mut was_ready = None;
+    let mut told: Option<Told> = None;
     tokio::spawn(keep_lease(client.clone(), options.name.clone()));
     let api: Api<Node> = Api::all(client);
     let mut net = net;
@@ -203,20 +205,34 @@ pub(crate) async fn keep(
     }
     let mut beats = 0;
     loop {
-        let mut ready = false;
         let forced = beats % STATUS_EVERY == 0;
-        match heartbeat(&api, &options, &machine, &cri, &net, &mut ready, forced, SystemClock.now()).await {
-            Ok(()) => beats += 1,
+        let now = match heartbeat(&api, &options, &machine, &cri, &net, forced, SystemClock.now()).await {
+            Ok(Some(now)) => now,
+            // Somebody else wrote the node at this moment: it is read again, soon.
+            Ok(None) => {
+                tokio::time::sleep(AFTER_CONFLICT).await;
+                continue;
+            }
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "the node's status is not written");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
+        };
+        beats += 1;
+        let ready = now.ready;
+        if told.as_ref().map(|before| before.ready) != Some(ready) {
+            let status = if ready { "NodeReady" } else { "NodeNotReady" };
+            events.node(&options.name, false, status, format!("Node {} status is now: {status}", options.name));
         }
-        if was_ready.replace(ready) != Some(ready) {
-            let (reason, status) = if ready { ("NodeReady", "NodeReady") } else { ("NodeNotReady", "NodeNotReady") };
-            events.node(&options.name, false, reason, format!("Node {} status is now: {status}", options.name));
+        // Who joins a machine looks here.
+        if told.as_ref() != Some(&now) {
+            match ready {
+                true => tracing::info!(node = options.name, "the node is ready"),
+                false => tracing::warn!(node = options.name, why = now.message, "the node is not ready"),
+            }
         }
+        told = Some(now);
         // Before the node is ready, look often: pods wait for it.
         let wait = if ready { HEARTBEAT } else { Duration::from_millis(500) };
         tokio::select! {
@@ -226,21 +242,28 @@ pub(crate) async fn keep(
     }
 }
 
+/// What the node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    ready: bool,
+    message: String,
+}
+
 fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
+/// What was told; nothing when somebody else was writing.
 async fn heartbeat(
     api: &Api<Node>,
     options: &NodeOptions,
     machine: &Machine,
     cri: &Cri,
     net: &watch::Receiver<NetStatus>,
-    ready: &mut bool,
     forced: bool,
     now: Timestamp,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Told>> {
     let mut health = NodeHealth::default();
     let mut runtime_version = String::new();
     match cri.info().await {
@@ -291,9 +314,10 @@ async fn heartbeat(
         && before.node_info == status.node_info
         && before.addresses == status.addresses
         && before.capacity == status.capacity;
-    *ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let ready = conditions.iter().find(|c| c.type_ == "Ready");
+    let told = ready.map(|c| Told { ready: c.status == "True", message: c.message.clone().unwrap_or_default() });
     if unchanged && !forced {
-        return Ok(());
+        return Ok(told);
     }
     conditions.extend(known.into_iter().filter(|c| !own(c)));
     status.conditions = Some(conditions);
@@ -301,12 +325,8 @@ async fn heartbeat(
     status.volumes_in_use = before.volumes_in_use;
     node.status = Some(status);
     match api.replace_status(&options.name, &PostParams::default(), &node).await {
-        Ok(_) => Ok(()),
-        // The next round reads it again, soon.
-        Err(error) if is_conflict(&error) => {
-            *ready = false;
-            Ok(())
-        }
+        Ok(_) => Ok(told),
+        Err(error) if is_conflict(&error) => Ok(None),
         Err(error) => Err(error).context("write the node's status"),
     }
 }
@@ -321,7 +341,7 @@ async fn get_or_make(api: &Api<Node>, options: &NodeOptions) -> anyhow::Result<N
     let node = new_node(options, &options.name)?;
     match api.create(&PostParams::default(), &node).await {
         Ok(node) => {
-            tracing::info!(node = options.name, "the node is registered");
+            tracing::info!(node = options.name, "stage 5: the node is registered");
             Ok(node)
         }
         Err(error) if is_conflict(&error) => api.get(&options.name).await.context("read the node"),

@@ -80,6 +80,9 @@ where
     let mut printer = Printer { left: options.limit_bytes, options, in_line: false };
     let mut buffer: Vec<u8> = Vec::with_capacity(CHUNK);
     let mut last_look = false;
+    // The file that comes after a rotation: the runtime may have written to the old one until the new was there, so the old is
+    // read to its end first.
+    let mut next: Option<File> = None;
     loop {
         let mut chunk = vec![0; CHUNK];
         let n = file.read(&mut chunk).await?;
@@ -95,8 +98,12 @@ where
         if !printer.options.follow {
             return Ok(());
         }
-        if let Some(new) = reopened(&file, path).await {
+        if let Some(new) = next.take() {
             file = new;
+            continue;
+        }
+        next = reopened(&file, path).await;
+        if next.is_some() {
             continue;
         }
         // The container may have written between our read and its end: look once more after it.

@@ -172,16 +172,7 @@ pub(super) async fn grpc(target: &Target, action: &GRPCAction, limit: Duration) 
                 .await
                 .map_err(|e| e.to_string())?;
         tokio::spawn(connection);
-        // HealthCheckRequest has one field, the service's name (1, length-delimited).
-        let service = action.service.as_deref().unwrap_or_default().as_bytes();
-        let mut message = Vec::new();
-        if let Ok(length @ 1..) = u8::try_from(service.len()).map(|l| l & 0x7f) {
-            message.extend([0x0a, length]);
-            message.extend_from_slice(service);
-        }
-        let mut frame = vec![0];
-        frame.extend(u32::try_from(message.len()).unwrap_or(0).to_be_bytes());
-        frame.extend(message);
+        let frame = health_request(action.service.as_deref().unwrap_or_default());
         let request = Request::post(format!("http://{host}:{port}/grpc.health.v1.Health/Check"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
@@ -189,15 +180,87 @@ pub(super) async fn grpc(target: &Target, action: &GRPCAction, limit: Duration) 
             .body(Full::new(Bytes::from(frame)))
             .map_err(|e| e.to_string())?;
         let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-        let body = response.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes();
-        // HealthCheckResponse has one field, the status (1, varint); 1 is SERVING.
-        match body.get(5..7) {
-            Some([0x08, 1]) => Ok(String::new()),
-            _ => Err("service unhealthy (responded with \"NOT_SERVING\")".to_owned()),
-        }
+        // A call that fails at once has its status in the header, and one that begins to answer in the trailer.
+        let head = response.headers().clone();
+        let answer = response.into_body().collect().await.map_err(|e| e.to_string())?;
+        let rest = answer.trailers().cloned().unwrap_or_default();
+        let said = |name: &str| {
+            let value = rest.get(name).or_else(|| head.get(name))?;
+            value.to_str().ok().map(str::to_owned)
+        };
+        let code = said("grpc-status").unwrap_or_default();
+        health_answer(&code, &said("grpc-message").unwrap_or_default(), &answer.to_bytes())
     };
     let timeout = format!("timeout: failed to connect service \"{host}:{port}\" within {}s", limit.as_secs());
     tokio::time::timeout(limit, asked).await.map_err(|_| timeout)?
+}
+
+/// A gRPC frame with a HealthCheckRequest, which has one field: the service's name (1, length-delimited).
+fn health_request(service: &str) -> Vec<u8> {
+    let mut message = Vec::new();
+    if !service.is_empty() {
+        message.push(0x0a);
+        let mut length = service.len();
+        while length > 0x7f {
+            message.push((length & 0x7f) as u8 | 0x80);
+            length >>= 7;
+        }
+        message.push(length as u8);
+        message.extend_from_slice(service.as_bytes());
+    }
+    let mut frame = vec![0];
+    frame.extend(u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+    frame.extend(message);
+    frame
+}
+
+/// gRPC's status codes by number (gRPC, 'Status codes and their use').
+const CODES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+/// What the call's status (a number, empty where the server sent none), its message and the frame with a HealthCheckResponse say, in
+/// kubelet's words. The response has one field, the health (1, varint).
+fn health_answer(code: &str, message: &str, frame: &[u8]) -> Result<String, String> {
+    const NAMES: [&str; 4] = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"];
+    match code {
+        "0" => {
+            let health = match frame.get(5..) {
+                Some([0x08, health, ..]) => *health,
+                _ => 0,
+            };
+            let name = NAMES.get(usize::from(health)).copied().unwrap_or(NAMES[0]);
+            if name == "SERVING" {
+                Ok(String::new())
+            } else {
+                Err(format!("service unhealthy (responded with {name:?})"))
+            }
+        }
+        "12" => {
+            let service = "grpc.health.v1.Health";
+            Err(format!("this server does not implement the grpc health protocol ({service}): {message}"))
+        }
+        code => {
+            let name = code.parse().ok().and_then(|code: usize| CODES.get(code)).copied().unwrap_or("Unknown");
+            Err(format!("health rpc probe failed: rpc error: code = {name} desc = {message}"))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -254,6 +317,27 @@ mod tests {
         drop(listener);
         let refused = format!("dial tcp 127.0.0.1:{port}: connect: connection refused");
         assert_eq!(tcp(&target(), &socket, LIMIT).await, Err(refused));
+    }
+
+    #[test]
+    fn a_health_question_holds_the_services_name() {
+        assert_eq!(health_request(""), [0, 0, 0, 0, 0]);
+        assert_eq!(health_request("ab"), [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
+        let long = health_request(&"x".repeat(300));
+        assert_eq!((&long[..8], long.len()), (&[0, 0, 0, 1, 0x2f, 0x0a, 0xac, 0x02][..], 5 + 3 + 300));
+    }
+
+    #[test]
+    fn a_health_answer_says_why_it_is_none() {
+        let frame = |health: u8| [0, 0, 0, 0, 2, 0x08, health];
+        assert_eq!(health_answer("0", "", &frame(1)), Ok(String::new()));
+        let unhealthy = |name: &str| Err(format!("service unhealthy (responded with {name:?})"));
+        assert_eq!(health_answer("0", "", &frame(2)), unhealthy("NOT_SERVING"));
+        // Protocol buffers leave out what is zero.
+        assert_eq!(health_answer("0", "", &[0, 0, 0, 0, 0]), unhealthy("UNKNOWN"));
+        assert!(health_answer("12", "unimplemented", &[]).unwrap_err().contains("does not implement"));
+        let unknown = health_answer("5", "unknown service", &[]).unwrap_err();
+        assert_eq!(unknown, "health rpc probe failed: rpc error: code = NotFound desc = unknown service");
     }
 
     #[test]
