@@ -1,5 +1,9 @@
 //! A whole installation for one test: PostgreSQL, server, local cloud, nodes; gone when the test ends.
 
+mod machine;
+
+pub use machine::Machine;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +14,8 @@ use serde_json::Value;
 
 /// The image of the tests' containers: busybox.
 pub const BUSYBOX: &str = "galley.dev/busybox:1";
+/// An image that does not say what to run.
+pub const EMPTY: &str = "galley.dev/empty:1";
 /// The image with a program that uses the Kubernetes API through an unmodified client library.
 pub const CLIENT: &str = "galley.dev/in-cluster-client:1";
 
@@ -59,7 +65,7 @@ impl World {
 
     /// Starts nodes `node-1`, ... with the tests' images, and waits until they are ready.
     pub fn start_nodes(&mut self, count: usize) -> Result<()> {
-        let images = self.images()?;
+        let images = self.image_archives()?;
         for number in 1..=count {
             let node = self.galley.node_start("test", &format!("node-{number}"), &[], &images)?;
             self.nodes.push(node);
@@ -78,11 +84,12 @@ impl World {
     }
 
     /// The tests' images as archives.
-    fn images(&self) -> Result<Vec<PathBuf>> {
+    pub fn image_archives(&self) -> Result<Vec<PathBuf>> {
         let busybox = oci::busybox_image(BUSYBOX, Path::new("/bin/busybox"))?;
         let client = client_image()?;
         let mut paths = Vec::new();
-        for (name, archive) in [("busybox.tar", busybox), ("client.tar", client)] {
+        let empty = oci::image(EMPTY, &[oci::Layer::new().file("nothing", 0o644, b"")], &oci::Config::default());
+        for (name, archive) in [("busybox.tar", busybox), ("client.tar", client), ("empty.tar", empty)] {
             let path = self.directory.join(name);
             std::fs::write(&path, archive)?;
             paths.push(path);

@@ -69,6 +69,9 @@ struct UpArguments {
     /// Build with optimisations.
     #[arg(long)]
     release: bool,
+    /// Run the programs in this directory instead of building them.
+    #[arg(long, conflicts_with = "release")]
+    binaries: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {

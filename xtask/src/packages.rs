@@ -39,6 +39,8 @@ const BENCH: &[Need] = &[("/usr/bin/etcd", "etcd-server"), ("/usr/bin/etcdctl", 
 /// What for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum For {
+    /// `up` with programs that are there.
+    Binaries,
     /// `up` and `test`.
     Running,
     /// `bench` as well.
@@ -47,7 +49,10 @@ pub enum For {
 
 /// Installs what is missing, as root; otherwise says what to install.
 pub fn ensure(purpose: For) -> Result<()> {
-    let mut needs: Vec<Need> = [BUILD, CONTROL_PLANE].concat();
+    let mut needs: Vec<Need> = CONTROL_PLANE.to_vec();
+    if purpose != For::Binaries {
+        needs.extend(BUILD);
+    }
     if is_root() {
         needs.extend(NODES);
     }

@@ -19,9 +19,13 @@ fn data_dir(given: Option<PathBuf>) -> Result<PathBuf> {
 
 fn installation(root: PathBuf, arguments: Option<&UpArguments>) -> Result<Installation> {
     let profile = if arguments.is_some_and(|a| a.release) { "release" } else { "debug" };
+    let binaries = match arguments.and_then(|a| a.binaries.clone()) {
+        Some(given) => std::path::absolute(given)?,
+        None => crate::target_directory()?.join(profile),
+    };
     Ok(Installation::new(Options {
         cloud: LocalCloud::new(root.join("cloud")),
-        binaries: crate::target_directory()?.join(profile),
+        binaries,
         port: arguments.map_or(6443, |a| a.port),
         database_url: std::env::var("DATABASE_URL").ok(),
         mirrors: arguments.map_or_else(Vec::new, |a| a.registry_mirrors.clone()),
@@ -47,17 +51,18 @@ fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 pub fn up(arguments: &UpArguments) -> Result<()> {
     let root = data_dir(arguments.data_dir.clone())?;
     let galley = installation(root.clone(), Some(arguments))?;
-    packages::ensure(packages::For::Running)?;
-    step("building", || {
-        let mut build = crate::cargo()?;
-        // As `test` builds: cargo chooses dependencies' features for all that it builds at once, and another choice would
-        // compile them again.
-        build.args(["build", "--quiet", "--workspace", "--bins"]);
-        if arguments.release {
-            build.arg("--release");
-        }
-        crate::run(&mut build)
-    })?;
+    if !is_root() {
+        println!(
+            "not root: without containers, node network and load balancers; the control plane is whole, and its nodes are \
+             simulated"
+        );
+    }
+    if arguments.binaries.is_none() {
+        packages::ensure(packages::For::Running)?;
+        step("building", || build(arguments.release))?;
+    } else {
+        packages::ensure(packages::For::Binaries)?;
+    }
     std::fs::create_dir_all(&root)?;
     step("database", || galley.database_start())?;
     step("server", || galley.server_start())?;
@@ -74,7 +79,6 @@ pub fn up(arguments: &UpArguments) -> Result<()> {
             })?;
         }
     } else {
-        println!("not root: no containers and no node network; the nodes are simulated");
         step("simulated nodes", || galley.simulated_start(CLUSTER, arguments.nodes, "node").map(drop))?;
     }
     let wanted = arguments.nodes as usize;
@@ -90,6 +94,23 @@ pub fn up(arguments: &UpArguments) -> Result<()> {
             })
             .map(drop)
     })?;
+    next_steps(&galley);
+    Ok(())
+}
+
+fn build(release: bool) -> Result<()> {
+    let mut build = crate::cargo()?;
+    // As `test` builds: cargo chooses dependencies' features for all that it builds at once, and another choice would compile
+    // them again.
+    build.args(["build", "--quiet", "--workspace", "--bins"]);
+    if release {
+        build.arg("--release");
+    }
+    crate::run(&mut build)
+}
+
+/// What to type now.
+fn next_steps(galley: &Installation) {
     println!(
         "\nGalley runs at {url}. Next:\n\n  \
          export KUBECONFIG={kubeconfig}\n  \
@@ -98,26 +119,40 @@ pub fn up(arguments: &UpArguments) -> Result<()> {
          kubectl get pods -o wide --watch\n\n\
          Another cluster:\n\n  \
          export GALLEY_SERVER={url} GALLEY_CA={ca} GALLEY_TOKEN=$(cat {root}/server/dev.token)\n  \
-         {galley} cluster create second\n\n\
-         A machine of your own joins with the command that this prints:\n\n  \
-         {galley} node join-command {CLUSTER}\n\n\
-         Stop: cargo xtask down (with --purge to delete the data).",
+         {cli} cluster create second\n",
         url = galley.url(),
         kubeconfig = galley.kubeconfig(CLUSTER).display(),
         ca = galley.ca().display(),
-        root = root.display(),
-        galley = galley.options().binaries.join("galley").display(),
+        root = galley.options().root.display(),
+        cli = cli(galley),
     );
-    Ok(())
+    // Only root can make the bridge; without it the server is on loopback, where no other machine reaches it.
+    if is_root() {
+        println!(
+            "A machine of your own joins with the command that this prints:\n\n  {} node join-command {CLUSTER}\n",
+            cli(galley)
+        );
+    }
+    println!("Stop: cargo xtask down (with --purge to delete the data).");
+}
+
+fn cli(galley: &Installation) -> String {
+    galley.options().binaries.join("galley").display().to_string()
 }
 
 /// Stops everything.
 pub fn down(data: Option<PathBuf>, purge: bool) -> Result<()> {
     let root = data_dir(data)?;
     let galley = installation(root.clone(), None)?;
+    let own_database = root.join("postgres").exists() || !root.exists();
     step("stopping", || galley.stop(purge))?;
     if !purge {
         println!("data is kept in {}", root.display());
+    } else if !own_database {
+        println!(
+            "the database of DATABASE_URL is not ours to delete; the keys to it are gone, so drop it and make an empty one \
+             before the next `up`"
+        );
     }
     Ok(())
 }

@@ -25,3 +25,4 @@ pub use config::LocalCloud;
 pub use error::LocalError;
 pub use network::ensure_bridge;
 pub use node::{LocalNode, MirrorError, NodeSpec, NodeState, RegistryMirror, stop_all};
+pub use remains::remove_cgroups;

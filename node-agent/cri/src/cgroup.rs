@@ -99,9 +99,12 @@ impl Cgroups {
             Hierarchy::V2 { root } => {
                 self.make_v2(root, path)?;
                 let pod = root.join(path);
-                // cpu.weight is 1 to 10000 where shares are 2 to 262144.
-                let weight = 1 + (limits.cpu_shares - 2).max(0) * 9999 / 262_142;
-                write(&pod.join("cpu.weight"), &weight.to_string())?;
+                // As in v1: what asked for nothing gets what others leave.
+                let best_effort = root.join(self.class_path(QosClass::BestEffort));
+                if best_effort.is_dir() {
+                    write(&best_effort.join("cpu.weight"), &weight(2).to_string())?;
+                }
+                write(&pod.join("cpu.weight"), &weight(limits.cpu_shares).to_string())?;
                 if limits.cpu_quota > 0 {
                     write(&pod.join("cpu.max"), &format!("{} {}", limits.cpu_quota, limits.cpu_period))?;
                 }
@@ -139,6 +142,11 @@ impl Cgroups {
             }
         }
     }
+}
+
+/// cpu.weight is 1 to 10000 where shares are 2 to 262144 (Kubernetes enhancement 2254).
+fn weight(shares: i64) -> i64 {
+    1 + (shares - 2).max(0) * 9999 / 262_142
 }
 
 fn parse_mounts(mountinfo: &str) -> Hierarchy {
@@ -202,6 +210,34 @@ fn remove_tree(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_in_the_unified_tree_has_its_limits_and_passes_controllers_on() {
+        let tree = tempfile::tempdir().unwrap();
+        let file = |path: &str| fs::read_to_string(tree.path().join(path)).unwrap_or_default();
+        fs::write(tree.path().join("cgroup.controllers"), "cpuset cpu io memory hugetlb pids rdma misc\n").unwrap();
+        fs::write(tree.path().join("cgroup.subtree_control"), "cpuset cpu io memory pids\n").unwrap();
+        let cgroups =
+            Cgroups { hierarchy: Hierarchy::V2 { root: tree.path().to_owned() }, root: "galley/node-1".to_owned() };
+        let limits = CgroupLimits {
+            cpu_shares: 1024,
+            cpu_quota: 50_000,
+            cpu_period: 100_000,
+            memory_limit: 64 << 20,
+            ..CgroupLimits::default()
+        };
+        cgroups.pod_create(QosClass::Burstable, "u1", &limits).unwrap();
+        // What is passed on already is left alone.
+        assert_eq!(file("cgroup.subtree_control"), "+hugetlb");
+        assert_eq!(file("galley/node-1/burstable/podu1/cpu.weight"), "39");
+        assert_eq!(file("galley/node-1/burstable/podu1/cpu.max"), "50000 100000");
+        assert_eq!(file("galley/node-1/burstable/podu1/memory.max"), "67108864");
+        cgroups
+            .pod_create(QosClass::BestEffort, "u2", &CgroupLimits { cpu_shares: 2, ..CgroupLimits::default() })
+            .unwrap();
+        assert_eq!(file("galley/node-1/besteffort/cpu.weight"), "1");
+        assert_eq!(file("galley/node-1/besteffort/podu2/memory.max"), "", "no limit");
+    }
 
     #[test]
     fn hierarchies_are_found_in_the_mount_table() {

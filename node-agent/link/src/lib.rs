@@ -23,4 +23,4 @@ pub use self::http::HttpError;
 pub use identity::{Identity, IdentityError};
 pub use join::{JoinError, JoinOptions, join};
 pub use link::{Driver, Link, LinkState};
-pub use tls::{CaHash, TlsError};
+pub use tls::{CaHash, OtherAuthority, TlsError};

@@ -37,8 +37,8 @@ const BACKOFF_LAST: Duration = Duration::from_secs(10);
 const OPEN_LIMIT: Duration = Duration::from_secs(15);
 /// The longest time between looks whether the certificate must be renewed: clocks are set, and machines sleep.
 const RENEWAL_LOOK: Duration = Duration::from_secs(600);
-/// After a renewal that failed.
-const RENEWAL_RETRY: Duration = Duration::from_secs(10);
+/// The shortest: after a renewal that failed, or one that a clock that is wrong finds due again at once.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
 
 /// Whether the node is connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,8 +212,8 @@ impl Driver {
             tokio::select! {
                 // By the clock and not by silence: a node that is always asked for something is renewed as well.
                 () = tokio::time::sleep_until(look) => {
-                    let tried = self.renew_if_due(identity).await;
-                    look = Instant::now() + if tried { RENEWAL_RETRY } else { self.until_renewal(identity) };
+                    self.renew_if_due(identity).await;
+                    look = Instant::now() + self.until_renewal(identity).max(RENEWAL_PAUSE);
                 }
                 inbound = incoming.next() => match inbound {
                     // Nobody listens any more when the agent stops.
@@ -230,10 +230,10 @@ impl Driver {
         left.min(RENEWAL_LOOK)
     }
 
-    /// The session goes on with the old certificate; the next one takes the new. Says whether it was tried and failed.
-    async fn renew_if_due(&self, identity: &mut Identity) -> bool {
+    /// The session goes on with the old certificate; the next one takes the new.
+    async fn renew_if_due(&self, identity: &mut Identity) {
         if identity.renewal().is_some_and(|due| due > self.clock.now()) {
-            return false;
+            return;
         }
         match renew(identity).await {
             Ok(renewed) => {
@@ -243,12 +243,8 @@ impl Driver {
                 let until = renewed.validity().map(|(_, until)| until.to_string());
                 tracing::info!(until, "the node has a new certificate");
                 *identity = renewed;
-                false
             }
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "the node's certificate is not renewed; trying on");
-                true
-            }
+            Err(error) => tracing::warn!(error = chain(&error), "the node's certificate is not renewed; trying on"),
         }
     }
 }

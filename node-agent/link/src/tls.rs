@@ -39,6 +39,13 @@ pub enum TlsError {
         #[source]
         source: std::io::Error,
     },
+    /// The server belongs to another installation, or somebody stands in between.
+    #[error("{address} is not trusted")]
+    OtherAuthority {
+        address: String,
+        #[source]
+        source: OtherAuthority,
+    },
     /// The server is not who it should be, or breaks off.
     #[error("{address} is not trusted")]
     Handshake {
@@ -74,23 +81,12 @@ impl fmt::Debug for CaHash {
     }
 }
 
-/// The server belongs to another installation, or somebody stands in between.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct OtherAuthority {
+/// Which key was named, and which was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("its certificate authority must have the key {wanted:?} (--ca-hash), but has {shown:?}")]
+pub struct OtherAuthority {
     wanted: CaHash,
-    shown: Option<CaHash>,
-}
-
-impl std::error::Error for OtherAuthority {}
-
-impl fmt::Display for OtherAuthority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "its certificate authority must have the key {:?} (--ca-hash), ", self.wanted)?;
-        match &self.shown {
-            Some(shown) => write!(f, "but has {shown:?}"),
-            None => f.write_str("but it shows none"),
-        }
-    }
+    shown: CaHash,
 }
 
 /// Believes a server whose chain leads to the authority with this hash.
@@ -118,9 +114,11 @@ impl ServerCertVerifier for Pinned {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let authority = chain.iter().find(|certificate| Self::hash_of(certificate) == Some(self.hash));
         let Some(authority) = authority else {
-            let shown = chain.last().and_then(Self::hash_of);
+            // The last of the chain is its authority, where there is one.
+            let shown = chain.last().or(Some(leaf)).and_then(Self::hash_of);
+            let shown = shown.ok_or(rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
             let wrong = OtherAuthority { wanted: self.hash, shown };
-            return Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(wrong)))));
+            return Err(rustls::Error::Other(OtherError(Arc::new(wrong))));
         };
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
@@ -194,6 +192,14 @@ pub fn address(server: &str) -> Result<(String, String), TlsError> {
     Ok((address, host.trim_matches(['[', ']']).to_owned()))
 }
 
+/// What [`Pinned`] said, through the layers that it came through.
+fn other_authority(error: &std::io::Error) -> Option<OtherAuthority> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::Other(OtherError(wrong)) => wrong.downcast_ref().copied(),
+        _ => None,
+    }
+}
+
 /// Connects to a server, which must show a certificate for `name`.
 pub async fn connect(config: Arc<ClientConfig>, address: &str, name: &str) -> Result<TlsStream<TcpStream>, TlsError> {
     let server_name = ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Url(name.to_owned()))?;
@@ -203,5 +209,8 @@ pub async fn connect(config: Arc<ClientConfig>, address: &str, name: &str) -> Re
     // Requests are small and many.
     let _ = stream.set_nodelay(true);
     let connected = TlsConnector::from(config).connect(server_name, stream).await;
-    connected.map_err(|source| TlsError::Handshake { address: address.to_owned(), source })
+    connected.map_err(|source| match other_authority(&source) {
+        Some(source) => TlsError::OtherAuthority { address: address.to_owned(), source },
+        None => TlsError::Handshake { address: address.to_owned(), source },
+    })
 }

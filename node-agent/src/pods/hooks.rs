@@ -189,7 +189,8 @@ pub(super) async fn grpc(target: &Target, action: &GRPCAction, limit: Duration) 
             value.to_str().ok().map(str::to_owned)
         };
         let code = said("grpc-status").unwrap_or_default();
-        health_answer(&code, &said("grpc-message").unwrap_or_default(), &answer.to_bytes())
+        let message = percent_decoded(&said("grpc-message").unwrap_or_default());
+        health_answer(&code, &message, &answer.to_bytes())
     };
     let timeout = format!("timeout: failed to connect service \"{host}:{port}\" within {}s", limit.as_secs());
     tokio::time::timeout(limit, asked).await.map_err(|_| timeout)?
@@ -212,6 +213,26 @@ fn health_request(service: &str) -> Vec<u8> {
     frame.extend(u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
     frame.extend(message);
     frame
+}
+
+/// `grpc-message` is sent percent-encoded.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let hex = after.get(..2).filter(|_| first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// gRPC's status codes by number (gRPC, 'Status codes and their use').
@@ -335,6 +356,7 @@ mod tests {
         assert_eq!(health_answer("0", "", &frame(2)), unhealthy("NOT_SERVING"));
         // Protocol buffers leave out what is zero.
         assert_eq!(health_answer("0", "", &[0, 0, 0, 0, 0]), unhealthy("UNKNOWN"));
+        assert_eq!(percent_decoded("unknown%20service%20%C3%A4 100% %zz"), "unknown service ä 100% %zz");
         assert!(health_answer("12", "unimplemented", &[]).unwrap_err().contains("does not implement"));
         let unknown = health_answer("5", "unknown service", &[]).unwrap_err();
         assert_eq!(unknown, "health rpc probe failed: rpc error: code = NotFound desc = unknown service");

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use galley_api_server::clusters::Clusters;
+use galley_api_server::installation::InstallationError;
 use galley_api_server::{Gateway, GatewayConfig, installation, serve, serve_replicas};
 use galley_openapi::Documents;
-use galley_store::{LocalKey, Store, StoreConfig};
+use galley_store::{KeyError, LocalKey, Store, StoreConfig, StoreError};
 use galley_types::{Clock, SystemClock};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,7 +62,13 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         None => Store::open_gateway(config, Arc::clone(&clock)).await,
     }
     .context("the store cannot be opened")?;
-    let authority = installation::authority(&store, clock.now()).await?;
+    let authority = match installation::authority(&store, clock.now()).await {
+        Err(InstallationError::Store(StoreError::Key(KeyError::DoesNotOpen { .. }))) => bail!(
+            "the database is of an installation with another master key than {}: give the server that key, or an empty database",
+            data_dir.join("master.key").display()
+        ),
+        other => other?,
+    };
     write_atomically(&data_dir.join("ca.pem"), authority.pem().as_bytes())?;
 
     let mut names = vec![host, "localhost".to_owned(), "127.0.0.1".to_owned()];

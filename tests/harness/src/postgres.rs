@@ -121,9 +121,20 @@ fn unprivileged(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }
+    let (user, group) = other_user(&fs::read_to_string("/etc/passwd").unwrap_or_default());
     let mut command = Command::new("unshare");
-    command.args(["--user", "--map-user=1000", "--map-group=1000"]).arg(program);
+    command.args(["--user", &format!("--map-user={user}"), &format!("--map-group={group}")]).arg(program);
     command
+}
+
+/// The user and group ids that PostgreSQL runs as when root starts it: it looks up its user's name, so the user must be one of
+/// this machine. Debian's package makes `postgres`; `nobody` is everywhere.
+fn other_user(passwd: &str) -> (u32, u32) {
+    let of = |name: &str| {
+        let mut fields = passwd.lines().map(|line| line.split(':')).find(|line| line.clone().next() == Some(name))?;
+        Some((fields.nth(2)?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    of("postgres").or_else(|| of("nobody")).unwrap_or((65534, 65534))
 }
 
 /// Whether this process is root.
@@ -133,4 +144,17 @@ pub fn is_root() -> bool {
         .lines()
         .find_map(|line| line.strip_prefix("Uid:"))
         .is_some_and(|ids| ids.split_whitespace().nth(1) == Some("0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::other_user;
+
+    #[test]
+    fn root_lends_postgresql_a_user_that_the_machine_has() {
+        let nobody = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65533:nobody:/:/bin/false\n";
+        assert_eq!(other_user(nobody), (65534, 65533));
+        assert_eq!(other_user(&format!("{nobody}postgres:x:101:104::/:/bin/sh\n")), (101, 104));
+        assert_eq!(other_user(""), (65534, 65534));
+    }
 }

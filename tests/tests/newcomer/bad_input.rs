@@ -86,6 +86,7 @@ pub fn containers(world: &mut World) -> Result<()> {
     let busybox = r#"image: "galley.dev/busybox:1""#;
     let manifest = [
         pod("no-image", r#"image: "registry.invalid/nothing:1""#),
+        pod("no-entrypoint", r#"image: "galley.dev/empty:1""#),
         pod("no-command", &format!("{busybox}, command: [/does/not/exist]")),
         pod("no-config", &format!("{busybox}, env: [{{name: X, valueFrom: {{configMapKeyRef: {{name: absent, key: k}}}}}}]")),
         pod("crash", &format!("{busybox}, command: [sh, -c, 'exit 3']")),
@@ -103,7 +104,8 @@ pub fn containers(world: &mut World) -> Result<()> {
     };
     for (name, wanted) in [
         ("no-image", &["ImagePullBackOff"] as &[&str]),
-        ("no-command", &["StartError", "RunContainerError", "CreateContainerError"]),
+        ("no-entrypoint", &["CreateContainerError"]),
+        ("no-command", &["StartError", "RunContainerError"]),
         ("no-config", &["CreateContainerConfigError"]),
         ("crash", &["CrashLoopBackOff"]),
         ("greedy", &["OOMKilled"]),
@@ -113,7 +115,10 @@ pub fn containers(world: &mut World) -> Result<()> {
     let events = ns.run(&["describe", "pods"])?;
     for wanted in [
         "Failed to pull image \"registry.invalid/nothing:1\"",
+        "Error: ErrImagePull",
         "Back-off pulling image",
+        "Error: ImagePullBackOff",
+        "no command specified",
         "configmap \"absent\" not found",
         "Back-off restarting failed container",
         "0/2 nodes are available: 2 Insufficient cpu",

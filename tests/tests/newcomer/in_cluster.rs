@@ -24,7 +24,7 @@ kind: Pod
 metadata: {name: client}
 spec:
   restartPolicy: Never
-  containers: [{name: c, image: "galley.dev/in-cluster-client:1"}]
+  containers: [{name: c, image: "galley.dev/in-cluster-client:1", env: [{name: API_ENDPOINT, value: "API-ENDPOINT"}]}]
 ---
 apiVersion: v1
 kind: Pod
@@ -34,9 +34,20 @@ spec:
   containers: [{name: c, image: "galley.dev/busybox:1", command: [sleep, infinity]}]
 "#;
 
+/// What the `kubernetes` Service leads to, in each form that users look at.
+fn endpoint(world: &World) -> Result<String> {
+    let slice = world.kubectl.get(&["endpointslice", "kubernetes"])?;
+    let address = slice["endpoints"][0]["addresses"][0].as_str().context("an address")?;
+    let endpoint = format!("{address}:{}", slice["ports"][0]["port"]);
+    contains(&world.kubectl.run(&["get", "endpoints", "kubernetes"])?, &endpoint)?;
+    contains(&world.kubectl.run(&["describe", "service", "kubernetes"])?, &endpoint)?;
+    Ok(endpoint)
+}
+
 pub fn client_library(world: &mut World) -> Result<()> {
     let ns = Namespace::new(world, "inside")?;
-    ns.apply(MANIFEST)?;
+    let endpoint = endpoint(world).context("where the API server is")?;
+    ns.apply(&MANIFEST.replace("API-ENDPOINT", &endpoint))?;
     let pod = ns.until(&["pod", "client"], 90, "the client to end", |pod| {
         matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
     })?;

@@ -39,6 +39,15 @@ pub fn objects(world: &mut World) -> Result<()> {
     contains(&ns.run(&["get", "configmap", "-o", "wide"])?, "NAME")?;
     contains(&ns.run(&["get", "configmap,serviceaccount"])?, "serviceaccount/default")?;
     contains(&ns.run(&["describe", "configmap", "one"])?, "note: hello")?;
+    contains(&ns.fails(&["label", "configmap", "one", "tier=back"])?, "already has a value (front)")?;
+    ns.run(&["label", "configmap", "one", "tier=back", "--overwrite"])?;
+    ns.run(&["annotate", "configmap", "one", "note-"])?;
+    let one = ns.get(&["configmap", "one"])?;
+    ensure!(one["metadata"]["labels"]["tier"] == "back" && one["metadata"]["annotations"].is_null(), "{one}");
+    let replaced = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: one, labels: {tier: back}}\ndata: {a: \"5\"}\n";
+    contains(&ns.input(&["replace", "-f", "-"], replaced)?, "configmap/one replaced")?;
+    contains(&ns.fails(&["wait", "configmap/one", "--for=jsonpath={.data.a}=6", "--timeout=1s"])?, "timed out")?;
+    ns.run(&["wait", "configmap/one", "--for=jsonpath={.data.a}=5", "--timeout=5s"])?;
     let edited = world
         .kubectl
         .command()

@@ -5,7 +5,9 @@
 
 mod bad_input;
 mod in_cluster;
+mod join;
 mod kubectl;
+mod live;
 mod management;
 mod nodes;
 mod services;
@@ -39,6 +41,10 @@ const NODES: &[Section] = &[
     ("services: a rolling update loses no request", services::rolling_update),
     ("in the cluster: an unmodified client library", in_cluster::client_library),
     ("bad input: containers that cannot run", bad_input::containers),
+    ("nodes: a log is rotated while it is followed", live::log_rotation),
+    ("nodes: gRPC probes", live::grpc_probes),
+    ("nodes: a certificate is renewed under running pods", live::renewal),
+    ("nodes: a server of one's own joins over a network", join::own_server),
     ("nodes: cordon, drain, restart of the agent", nodes::maintenance),
     ("nodes: a node that dies", nodes::death),
 ];
@@ -51,8 +57,9 @@ fn a_newcomer_creates_clusters_and_uses_them_with_kubectl() {
 
 #[test]
 fn a_newcomer_runs_real_containers_on_two_nodes() {
-    // Short enough to wait for in a test; the default is 40 s.
-    let mut world = World::start("e2n", 91, &["--node-monitor-grace-period", "12s"]).expect("an installation starts");
+    // Short enough to wait for in a test; the defaults are 40 s and a week.
+    let short = ["--node-monitor-grace-period", "12s", "--node-certificate-duration", "1m"];
+    let mut world = World::start("e2n", 91, &short).expect("an installation starts");
     world.start_nodes(2).expect("two nodes join");
     world.galley.cloud_controller_start().expect("the cloud controller starts");
     run(&mut world, NODES);

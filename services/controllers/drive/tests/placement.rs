@@ -167,7 +167,8 @@ async fn a_service_lists_its_ready_pods() {
     world.delete("services", "web", None).await;
     world
         .until("both are gone", |w| {
-            w.list("endpointslices.discovery.k8s.io").is_empty() && w.get("endpoints", "web").is_none()
+            let of_web = |s: &Value| s["metadata"]["labels"]["kubernetes.io/service-name"] == "web";
+            !w.list("endpointslices.discovery.k8s.io").iter().any(of_web) && w.get("endpoints", "web").is_none()
         })
         .await;
 }

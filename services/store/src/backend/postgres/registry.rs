@@ -389,15 +389,11 @@ impl Postgres {
             .await
             .map_err(&failed)?;
         tx.commit().await.map_err(&failed)?;
-        Ok(
-            match row
-                .map(|row| (row.get::<At, _>("expires_at"), row.get::<Option<At>, _>("used_at"), row.get("used_by")))
-            {
-                None => BootstrapUse::Unknown,
-                Some((expires, None, _)) => BootstrapUse::Expired { at: expires.0 },
-                Some((_, Some(used), by)) => BootstrapUse::Used { at: used.0, by },
-            },
-        )
+        let Some(row) = row else { return Ok(BootstrapUse::Unknown) };
+        Ok(match (row.get::<Option<At>, _>("used_at"), row.get::<Option<String>, _>("used_by")) {
+            (Some(used), Some(by)) => BootstrapUse::Used { at: used.0, by },
+            _ => BootstrapUse::Expired { at: row.get::<At, _>("expires_at").0 },
+        })
     }
 
     pub(super) async fn keep_installation_value(&self, name: &str, value: &[u8]) -> Result<Vec<u8>, BackendError> {

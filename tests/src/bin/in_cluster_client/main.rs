@@ -1,5 +1,8 @@
-//! What a program in a pod does with the Kubernetes API: an unmodified client library, found by the environment and the
+//! Programs for pods. With the argument `grpc-health`: a server of gRPC's health protocol. Without:
+//! what a program in a pod does with the Kubernetes API: an unmodified client library, found by the environment and the
 //! mounted service account alone. Lists pods, writes a ConfigMap, watches it change, and says so.
+
+mod grpc_health;
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt};
@@ -10,8 +13,16 @@ use serde_json::json;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("grpc-health") {
+        return grpc_health::serve(9000).await;
+    }
     let config = Config::incluster().context("in-cluster configuration")?;
     println!("server {}", config.cluster_url);
+    // Those that look for the API server by its endpoints connect to what they find there, and trust it by the same CA.
+    let mut direct = config.clone();
+    let endpoint = std::env::var("API_ENDPOINT").context("API_ENDPOINT")?;
+    direct.cluster_url = format!("https://{endpoint}").parse().context("API_ENDPOINT")?;
+    Client::try_from(direct)?.apiserver_version().await.context("the API server at its endpoint")?;
     let client = Client::try_from(config)?;
     println!("version {}", client.apiserver_version().await?.git_version);
     let pods: Api<Pod> = Api::default_namespaced(client.clone());
