@@ -335,9 +335,10 @@ impl Postgres {
     pub(super) async fn insert_bootstrap(&self, token: &BootstrapToken, hash: [u8; 32]) -> Result<(), BackendError> {
         let failed = failed("make a join token");
         let mut tx = self.begin(Sees::Tenant(token.tenant)).await?;
-        // Those that are of no use any more are kept a day, to say why they are not, and go when another comes.
-        sqlx::query("DELETE FROM bootstrap_tokens WHERE cluster_id = $1 AND expires_at < now() - interval '1 day'")
+        // Those that are of no use any more are kept for days, to say why they are not, and go when another comes.
+        sqlx::query("DELETE FROM bootstrap_tokens WHERE cluster_id = $1 AND expires_at < $2 - interval '2 days'")
             .bind(token.cluster.as_uuid())
+            .bind(At(token.expires))
             .execute(&mut *tx)
             .await
             .map_err(&failed)?;
