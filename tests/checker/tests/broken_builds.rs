@@ -58,8 +58,13 @@ impl Server {
         let clusters = Arc::new(Clusters::new(store.clone(), clock.clone(), domain.clone()).expect("clusters"));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let gateway =
-            GatewayConfig { domain, advertise: format!("https://{address}"), names: vec!["127.0.0.1".into()] };
+        let gateway = GatewayConfig {
+            domain,
+            advertise: format!("https://{address}"),
+            names: vec!["127.0.0.1".into()],
+            // No node joins here.
+            node_certificate_duration: Default::default(),
+        };
         let shutdown = CancellationToken::new();
         let gateway = Gateway::new(
             gateway,
