@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use futures::FutureExt;
@@ -34,6 +35,9 @@ use crate::tunnel::{self, TunnelHub};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What Kubernetes calls the same; clients log it.
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// How long a replica may take to find out whether a shard has just become its own. Who passed the request on waits.
+const ARRIVAL: Duration = Duration::from_secs(2);
 
 /// What a gateway needs to be told.
 #[derive(Debug, Clone)]
@@ -421,8 +425,12 @@ impl Gateway {
             return Ok((cluster, pass));
         }
         // It may just have been handed over to this replica.
-        if let Err(error) = self.store.arrive(shard).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "whose a shard is cannot be read");
+        match tokio::time::timeout(ARRIVAL, self.store.arrive(shard)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "whose a shard is cannot be read")
+            }
+            Err(_) => tracing::warn!(shard = shard.0, "whose a shard is cannot be read in time"),
         }
         match self.enter(shard, freshness) {
             Some(pass) => Ok((cluster, pass)),

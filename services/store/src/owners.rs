@@ -69,9 +69,9 @@ impl Store {
         self.inner.shard(shard)?.enter_stale()
     }
 
-    /// Whether the shard is here, or has not left yet.
+    /// Whether the shard is here and has not left yet, though its lease may have run out while the database is away.
     pub fn holds(&self, shard: ShardId) -> bool {
-        self.inner.shard(shard).is_some_and(|shard| shard.is_held(Instant::now()))
+        self.inner.shard(shard).is_some_and(|shard| !shard.is_lost())
     }
 
     /// Shards that are here.

@@ -281,8 +281,12 @@ impl Peers {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            if let Err(error) = self.store.owners_refresh().await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "who owns what cannot be read");
+            match tokio::time::timeout_at(until, self.store.owners_refresh()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "who owns what cannot be read");
+                }
+                Err(_) => return Err(Unasked::NoOwner(shard)),
             }
         }
     }

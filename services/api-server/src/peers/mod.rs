@@ -46,7 +46,7 @@ const MAX_STREAMS: u32 = 1 << 20;
 const MAX_HEADERS: u32 = 1 << 20;
 /// A replica that is frozen or cut off is noticed in at most the sum of these.
 const PING_EVERY: Duration = Duration::from_secs(2);
-const PING_TIMEOUT: Duration = Duration::from_secs(3);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The way to the other replicas, and from them.
 #[derive(Debug)]

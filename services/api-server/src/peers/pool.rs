@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::replay::Replay;
 use super::{CONNECTION_WINDOW, MAX_HEADERS, PING_EVERY, PING_TIMEOUT, STREAM_WINDOW};
@@ -19,7 +20,14 @@ use crate::pki::PEER_NAME;
 /// A replica that does not accept in this time is asked for by another way: its lease runs out.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-type Slot = Arc<tokio::sync::Mutex<Option<SendRequest<Replay>>>>;
+type Slot = Arc<tokio::sync::Mutex<State>>;
+
+#[derive(Debug, Default)]
+struct State {
+    sender: Option<SendRequest<Replay>>,
+    /// Those who waited for an attempt that failed do not make another, one after the other.
+    failed: Option<Instant>,
+}
 
 /// Why another replica could not be connected to. It was sent nothing.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +38,8 @@ pub(crate) enum ConnectError {
         #[source]
         source: io::Error,
     },
+    #[error("replica at {address} could not be reached a moment ago")]
+    JustFailed { address: String },
     #[error("replica at {address} speaks no HTTP/2")]
     Http {
         address: String,
@@ -56,18 +66,30 @@ impl Pool {
             if !slots.contains_key(address) {
                 // Replicas come and go: those that are gone are forgotten when a new one is met.
                 slots.retain(|_, slot| {
-                    slot.try_lock().map_or(true, |slot| slot.as_ref().is_some_and(|sender| !sender.is_closed()))
+                    let is_open = |state: &State| state.sender.as_ref().is_some_and(|sender| !sender.is_closed());
+                    slot.try_lock().map_or(true, |state| is_open(&state))
                 });
             }
             Slot::clone(slots.entry(address.to_owned()).or_default())
         };
-        let mut slot = slot.lock().await;
-        if let Some(sender) = slot.as_ref().filter(|sender| !sender.is_closed()) {
+        let asked = Instant::now();
+        let mut state = slot.lock().await;
+        if let Some(sender) = state.sender.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
         }
-        let sender = self.connect(address).await?;
-        *slot = Some(sender.clone());
-        Ok(sender)
+        if state.failed.is_some_and(|failed| failed >= asked) {
+            return Err(ConnectError::JustFailed { address: address.to_owned() });
+        }
+        match self.connect(address).await {
+            Ok(sender) => {
+                *state = State { sender: Some(sender.clone()), failed: None };
+                Ok(sender)
+            }
+            Err(error) => {
+                *state = State { sender: None, failed: Some(Instant::now()) };
+                Err(error)
+            }
+        }
     }
 
     async fn connect(&self, address: &str) -> Result<SendRequest<Replay>, ConnectError> {
