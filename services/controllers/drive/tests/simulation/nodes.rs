@@ -103,7 +103,7 @@ pub async fn kubelets(world: Arc<World>, mut rng: SmallRng) {
             }
         }
         for pod in world.objects("pods").await {
-            let field = |name: &str| pod.fields.get(name).map(String::as_str).unwrap_or_default();
+            let field = |name: &str| pod.fields.get(name).unwrap_or_default();
             let (namespace, name) = (&*pod.key.namespace, &*pod.key.name);
             if !alive.iter().any(|node| node == field("spec.nodeName")) {
                 continue;
