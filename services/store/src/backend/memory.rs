@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use galley_types::{Clock, ClusterId, Revision, ShardId};
+use galley_types::{Clock, ClusterId, ResourceName, Revision, ShardId};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
@@ -61,6 +61,7 @@ pub(super) struct Tables {
     sent: u64,
     commits: u64,
     history: DefaultHasher,
+    written: BTreeMap<ResourceName, u64>,
     #[cfg(test)]
     ledger: BTreeMap<(ClusterId, Revision), ChangeRow>,
     pub(super) registry: Registry,
@@ -118,6 +119,10 @@ impl Memory {
 
     pub(crate) fn history(&self) -> u64 {
         self.tables.lock().history.finish()
+    }
+
+    pub(crate) fn written(&self) -> BTreeMap<ResourceName, u64> {
+        self.tables.lock().written.clone()
     }
 
     #[cfg(test)]
@@ -273,6 +278,7 @@ impl Tables {
     }
 
     fn remember(&mut self, at: Timestamp, row: &ChangeRow) {
+        *self.written.entry(row.key.resource.clone()).or_default() += 1;
         let kind = format!("{:?}", row.kind);
         (row.cluster, row.revision, kind, &row.key, &row.uid, &row.meta, at.as_microsecond()).hash(&mut self.history);
         // What is encrypted differs each time.

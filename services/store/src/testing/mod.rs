@@ -51,6 +51,11 @@ impl MemoryDatabase {
         self.0.history()
     }
 
+    /// How many changes of each resource were ever committed.
+    pub fn written(&self) -> std::collections::BTreeMap<ResourceName, u64> {
+        self.0.written()
+    }
+
     /// Every change ever committed to a cluster, compacted or not: what happened, whatever anybody was told.
     #[cfg(test)]
     pub(crate) fn ledger(&self, cluster: galley_types::ClusterId) -> Vec<crate::backend::ChangeRow> {

@@ -158,5 +158,5 @@ async fn simulate(seed: u64) -> u64 {
 
 #[test]
 fn promises_hold_in_every_simulated_history() {
-    run_seeds("promises_hold_in_every_simulated_history", simulate);
+    run_seeds("promises_hold_in_every_simulated_history", 1000, simulate);
 }
