@@ -17,7 +17,7 @@ pub(crate) type View = Arc<dyn Any + Send + Sync>;
 /// About what all views together may take, in bytes. It holds the pods of a Deployment of several thousand replicas, whose
 /// controller looks at all of them whenever one changes.
 const BUDGET: usize = 48 << 20;
-/// How much larger a view is than the JSON it was decoded from (measured with pods: mostly empty `Option`s).
+/// How much larger a view is than the JSON it was decoded from, roughly: typed objects are mostly empty `Option`s; an estimate, not a measurement.
 const LARGER: usize = 4;
 /// What a view takes at least.
 const LEAST: usize = 1024;

@@ -199,10 +199,12 @@ async fn a_stale_writer_is_stopped_by_the_epoch() {
     stale.commit(create("pods", "n", "x", "1")).await.expect("written");
     // The lease runs out while the old process believes in it: its clock stood still.
     old.freeze();
-    sqlx::query("UPDATE shards SET expires_at = now() - interval '1 minute'")
-        .execute(&mut superuser(&postgres).await)
-        .await
-        .expect("expires");
+    for expire in [
+        "UPDATE shards SET expires_at = now() - interval '1 minute'",
+        "UPDATE replicas SET expires_at = now() - interval '1 minute'",
+    ] {
+        sqlx::query(expire).execute(&mut superuser(&postgres).await).await.expect("expires");
+    }
     let (new, _) = open(&postgres, "new").await;
     let refused = stale.commit(create("pods", "n", "y", "1")).await;
     assert!(matches!(refused, Err(CommitError::Unavailable(_))), "{refused:?}");

@@ -144,10 +144,17 @@ impl World {
         }
     }
 
-    /// Changes ever written that are no heartbeats.
+    /// Writes of everything but heartbeats and Events.
     pub fn writes(&self) -> u64 {
         let written = self.database.written();
-        written.iter().filter(|(resource, _)| resource.as_str() != "leases.coordination.k8s.io").map(|(_, n)| n).sum()
+        let told = ["leases.coordination.k8s.io", "events"];
+        written.iter().filter(|(resource, _)| !told.contains(&resource.as_str())).map(|(_, n)| n).sum()
+    }
+
+    /// Writes of Events.
+    pub fn events(&self) -> u64 {
+        let written = self.database.written();
+        written.iter().filter(|(resource, _)| resource.as_str() == "events").map(|(_, n)| n).sum()
     }
 
     pub async fn create(&self, resource: &str, body: Value) -> Result<Arc<Object>, Status> {
