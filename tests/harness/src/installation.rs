@@ -173,7 +173,7 @@ impl Installation {
     pub fn replica_start(&self, replica: &Replica, more: &[&str]) -> Result<()> {
         let mut command = self.server_command(&replica.data_dir, replica.port)?;
         command.args(more);
-        let key = fs::read_to_string(self.server_dir().join("master.key")).context("the first server's master key")?;
+        let key = fs::read(self.server_dir().join("master.key")).context("the first server's master key")?;
         write_private(&replica.data_dir.join("master.key"), &key)?;
         replica.daemon.start(command)?;
         self.ready_wait(&replica.daemon, &replica.url())
@@ -351,12 +351,12 @@ fn printed(command: &mut Command) -> Result<String> {
 }
 
 /// Tokens and keys are for their owner's eyes.
-fn write_private(path: &Path, text: &str) -> Result<()> {
+fn write_private(path: &Path, contents: impl AsRef<[u8]>) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let temporary = path.with_extension("new");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(contents.as_ref())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     Ok(())
