@@ -194,6 +194,16 @@ impl Plant {
         Ok(self.servers.iter().position(is_holder))
     }
 
+    /// Whether every server owns its share of the shards: nothing moves by itself from here on.
+    pub fn is_even(&self) -> Result<bool> {
+        let sql = "SELECT count(*) || ' ' || count(DISTINCT holder) || ' ' || count(holder) FROM shards";
+        let numbers: Vec<usize> = self.postgres.query(sql)?.split(' ').filter_map(|word| word.parse().ok()).collect();
+        let most = "SELECT max(n) FROM (SELECT count(*) AS n FROM shards GROUP BY holder) AS shares";
+        let most: Option<usize> = self.postgres.query(most)?.parse().ok();
+        let [all, holders, held] = numbers[..] else { return Ok(false) };
+        Ok(all == held && holders == self.servers.len() && most == Some(all.div_ceil(self.servers.len())))
+    }
+
     /// Starts a server that does not run.
     pub fn server_start(&self, number: usize) -> Result<()> {
         let server = &self.servers[number];
