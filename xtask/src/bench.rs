@@ -23,6 +23,8 @@ struct Bench {
     main: Access,
     /// Placing pods has a cluster of its own: pods of other work would be placed as well as soon as there are nodes.
     placing: Access,
+    /// Another tenant's.
+    noisy: Access,
 }
 
 /// A cluster's API and a token with every right.
@@ -67,6 +69,7 @@ impl Bench {
         galley.server_start()?;
         let main = Access::new(&galley, "bench")?;
         let placing = Access::new(&galley, "placing")?;
+        let noisy = Access::new(&galley.as_tenant("noisy"), "noisy")?;
         let mut command = Command::new("etcd");
         command.arg("--data-dir").arg(root.join("etcd")).args([
             "--listen-client-urls=http://127.0.0.1:16379",
@@ -80,7 +83,7 @@ impl Bench {
             let output = Command::new("curl").args(["-sf", "http://127.0.0.1:16379/health"]).output()?;
             Ok(output.status.success().then_some(()))
         })?;
-        Ok(Self { galley, etcd, binaries, main, placing })
+        Ok(Self { galley, etcd, binaries, main, placing, noisy })
     }
 
     /// One run of the load generator: its line.
@@ -189,7 +192,31 @@ impl Bench {
             &["schedule", "--pods", "500", "--shape", "antiaffinity"],
             &Goal { rate: Some(2600.0), ..no_goal },
         )?;
+        self.noisy_tenant(if quick { "5" } else { "15" })?;
         self.idle_clusters(if quick { 50 } else { 1000 })
+    }
+
+    /// What one tenant's noise costs another.
+    fn noisy_tenant(&self, seconds: &str) -> Result<()> {
+        let Access { server, token } = &self.noisy;
+        let arguments = ["noisy", "--seconds", seconds, "--noisy-server", server, "--noisy-token", token];
+        let line = self.kbench(&arguments)?;
+        let storm = |what: &str| num(&line["storm"], what);
+        println!(
+            "\nA quiet tenant beside another's fifty clients ({:.0} lists of 5,000 objects, {:.1} objects of 1 MiB and {:.0} \
+             small ones written a second, 10 slow watches; the goal is a p99 of 1.5 times what it was):\n",
+            storm("lists_per_s"),
+            storm("large_per_s"),
+            storm("creates_per_s")
+        );
+        println!("| request | p50 alone, ms | p50 beside | p99 alone | p99 beside | p99 beside / alone |");
+        println!("|---|---|---|---|---|---|");
+        for (operation, label) in [("get", "GET"), ("create", "create"), ("list", "list of 50")] {
+            let of = |field: &str| num(&line[operation], field);
+            let (p50, p99) = ((of("alone_p50"), of("p50")), (of("alone_p99"), of("p99")));
+            println!("| {label} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |", p50.0, p50.1, p99.0, p99.1, of("ratio"));
+        }
+        Ok(())
     }
 
     /// What one more cluster that nobody uses costs: in memory while it was only just created, and after it has left.

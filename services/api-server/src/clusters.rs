@@ -54,6 +54,13 @@ impl ClustersError {
             Self::Store(StoreError::ClusterNotFound(_)) => {
                 Status::new(404, Reason::NotFound, "the cluster does not exist")
             }
+            Self::Store(error @ StoreError::NoRoom { .. }) => {
+                let mut status =
+                    Status::new(503, Reason::ServiceUnavailable, format!("{error}, please try again later"));
+                // Clusters that nobody uses are looked for every few seconds.
+                status.retry_after_seconds = 5;
+                status
+            }
             Self::Store(_) => {
                 let mut status = Status::new(
                     503,

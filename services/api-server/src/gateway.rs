@@ -23,6 +23,7 @@ use uuid::Uuid;
 use crate::authentication::{self, ClusterTokens, ServiceTokens};
 use crate::body::{Body, json_response, status_response};
 use crate::clusters::{Clusters, ClustersError, Freshness};
+use crate::flow::{FlowConfig, FlowControl};
 use crate::kubernetes::{self, Call};
 use crate::management::{self, ClusterLife, LifeError, NodeCaller};
 use crate::peers::{self, Asked, Errand, Parcel, Peers, Refusal, Sent, Unasked};
@@ -50,6 +51,8 @@ pub struct GatewayConfig {
     pub names: Vec<String>,
     /// For how long a node's certificate is valid; agents renew theirs when two thirds of it are over.
     pub node_certificate_duration: SignedDuration,
+    /// How tenants share this process.
+    pub flow: FlowConfig,
 }
 
 /// Why a gateway cannot start.
@@ -74,6 +77,7 @@ pub struct Gateway {
     openapi: Arc<dyn OpenApiDocs>,
     suffix: String,
     clock: Arc<dyn Clock>,
+    flow: Arc<FlowControl>,
     shutdown: CancellationToken,
     store: Store,
     peers: Arc<Peers>,
@@ -212,6 +216,7 @@ impl Gateway {
             openapi,
             suffix: format!(".{}", config.domain.to_ascii_lowercase()),
             clock,
+            flow: FlowControl::new(config.flow),
             shutdown,
             store,
             peers,
@@ -245,6 +250,11 @@ impl Gateway {
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// How tenants share this process, and what came of it.
+    pub fn flow(&self) -> &Arc<FlowControl> {
+        &self.flow
     }
 
     pub(crate) fn management_tls(&self) -> &Arc<ServerConfig> {
@@ -480,6 +490,7 @@ impl Gateway {
             proxy: Arc::clone(&self.proxy),
             tokens,
             openapi: Arc::clone(&self.openapi),
+            flow: self.flow.of(cluster.info.tenant, cluster.info.id, &actor, request.uri().path()),
             shutdown: self.shutdown.clone(),
         };
         kubernetes::handle(call, request).await

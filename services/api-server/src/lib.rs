@@ -7,7 +7,7 @@
 //!                                   HTTP/1.1 or 2 ── path ──► /v1/...            management API (bearer token of a tenant)
 //!                                                        ├──► /clusters/ID/...   a cluster, behind an HTTP load balancer
 //!                                                        ├──► /galley/v1/tunnel  a node's tunnel (its certificate)
-//!                                                        └──► the rest           authenticate ── kubernetes::handle
+//!                                                        └──► the rest           authenticate ── flow ── kubernetes::handle
 //!                                                                                       ▲
 //!  cluster whose shard is another replica's ─► peers ═► that replica: serve_replicas ───┘
 //! ```
@@ -18,6 +18,7 @@
 pub mod authentication;
 mod body;
 pub mod clusters;
+mod flow;
 pub mod gateway;
 mod identity;
 pub mod installation;
@@ -34,6 +35,7 @@ mod tls;
 mod tunnel;
 
 pub use body::{Body, json_response, status_response};
+pub use flow::{FlowConfig, FlowControl, FlowStats};
 pub use gateway::{Gateway, GatewayConfig, GatewayError};
 pub use listener::serve;
 pub use peers::serve_replicas;

@@ -134,7 +134,9 @@ impl<T: Copy + Ord + Hash, W> Seats<T, W> {
         if self.free > 0 && tenant.held < most && tenant.waiting == 0 {
             tenant.held += 1;
             self.free -= 1;
-            self.queue.pass(&path(who), 1);
+            if !self.is_alone(who.tenant, now) {
+                self.queue.pass(&path(who), 1);
+            }
             return Ok(Answer::Begin);
         }
         let new = &mut tenant.new[who.level as usize];
@@ -149,9 +151,11 @@ impl<T: Copy + Ord + Hash, W> Seats<T, W> {
         Ok(Answer::Wait)
     }
 
-    /// A turn of `who` ended that cost so much: a thousandth of a millisecond of a core is 1.
-    pub fn end(&mut self, who: Who<T>, cost: u64) {
-        self.queue.charge(&path(who), cost);
+    /// A turn of `who` ended at `now` that cost so much: a thousandth of a millisecond of a core is 1.
+    pub fn end(&mut self, who: Who<T>, cost: u64, now: u64) {
+        if !self.is_alone(who.tenant, now) {
+            self.queue.charge(&path(who), cost);
+        }
         self.free += 1;
         if let Some(tenant) = self.tenants.get_mut(&who.tenant) {
             tenant.held -= 1;
@@ -190,6 +194,11 @@ impl<T: Copy + Ord + Hash, W> Seats<T, W> {
         self.queue.len()
     }
 
+    /// Nobody waits, and nobody else is about: there is nothing to share, and nothing to keep account of.
+    fn is_alone(&self, tenant: T, now: u64) -> bool {
+        self.queue.is_empty() && !is_other_about(&self.about, tenant, now)
+    }
+
     fn leave(&mut self, who: Who<T>, first: bool) {
         if let Some(tenant) = self.tenants.get_mut(&who.tenant) {
             tenant.waiting -= 1;
@@ -214,11 +223,11 @@ impl<T: Copy + Ord + Hash, W> Seats<T, W> {
 
 /// How many seats a tenant may have: all, or, while another is about, a quarter less, but one at least.
 fn most<T: PartialEq>(seats: usize, about: &[Option<(T, u64)>; 2], tenant: T, now: u64) -> usize {
-    let other = about.iter().flatten().find(|(seen, _)| *seen != tenant);
-    match other {
-        Some((_, at)) if now.saturating_sub(*at) < ABOUT => (seats - (seats / 4).max(1)).max(1),
-        _ => seats,
-    }
+    if is_other_about(about, tenant, now) { (seats - (seats / 4).max(1)).max(1) } else { seats }
+}
+
+fn is_other_about<T: PartialEq>(about: &[Option<(T, u64)>; 2], tenant: T, now: u64) -> bool {
+    about.iter().flatten().any(|(seen, at)| *seen != tenant && now.saturating_sub(*at) < ABOUT)
 }
 
 fn path<T>(who: Who<T>) -> (T, u64, (Level, u64, (u64, u64, ()))) {
@@ -263,15 +272,15 @@ mod tests {
     fn beside_another_a_tenant_leaves_a_seat_free() {
         let mut seats = Seats::new(LIMITS);
         assert_eq!(ask(&mut seats, user('q'), 1, 'q'), [1, 0, 0]);
-        seats.end(user('q'), 1);
+        seats.end(user('q'), 1, 0);
         assert_eq!(ask(&mut seats, user('n'), 5, 'n'), [3, 2, 0]);
         assert_eq!(seats.next(0, |_| true), None, "the last seat is not for the same tenant");
         assert_eq!(ask(&mut seats, user('q'), 2, 'q'), [1, 1, 0]);
-        seats.end(user('n'), 1);
+        seats.end(user('n'), 1, 0);
         assert_eq!(seats.next(0, |_| true), Some('q'));
         // The other has left long ago.
-        seats.end(user('q'), 1);
-        seats.end(user('q'), 1);
+        seats.end(user('q'), 1, 0);
+        seats.end(user('q'), 1, 0);
         assert_eq!([seats.next(ABOUT, |_| true), seats.next(ABOUT, |_| true)], [Some('n'), Some('n')]);
         assert_eq!((seats.free, seats.waiting(), seats.tenants.len()), (0, 0, 1));
     }
@@ -281,7 +290,7 @@ mod tests {
         let mut seats = Seats::new(Limits { seats: 1, waiting: 1000 });
         ask(&mut seats, user('n'), 500, 'n');
         assert_eq!(ask(&mut seats, user('q'), 1, 'q'), [0, 1, 0]);
-        seats.end(user('n'), 100);
+        seats.end(user('n'), 100, 0);
         assert_eq!(seats.next(0, |_| true), Some('q'));
     }
 
@@ -291,10 +300,10 @@ mod tests {
         assert_eq!(ask(&mut seats, user('t'), 5, "user"), [1, 3, 1]);
         assert_eq!(ask(&mut seats, who('t', Level::Nodes), 2, "node"), [0, 2, 0]);
         let mut order = Vec::new();
-        seats.end(user('t'), 1000);
+        seats.end(user('t'), 1000, 0);
         while let Some(woken) = seats.next(0, |_| true) {
             order.push(woken);
-            seats.end(who('t', if woken == "user" { Level::Users } else { Level::Nodes }), 1000);
+            seats.end(who('t', if woken == "user" { Level::Users } else { Level::Nodes }), 1000, 0);
         }
         assert_eq!(order, ["node", "node", "user", "user", "user"]);
     }
@@ -312,9 +321,9 @@ mod tests {
         let mut seats = Seats::new(Limits { seats: 1, waiting: 2 });
         assert_eq!(ask(&mut seats, user('a'), 2, "gone"), [1, 1, 0]);
         assert_eq!(ask(&mut seats, user('a'), 2, "stays"), [0, 1, 1]);
-        seats.end(user('a'), 1);
+        seats.end(user('a'), 1, 0);
         assert_eq!(seats.next(0, |wake| *wake != "gone"), Some("stays"));
-        seats.end(user('a'), 1);
+        seats.end(user('a'), 1, 0);
         assert_eq!((seats.free, seats.waiting(), seats.tenants.len()), (1, 0, 0));
     }
 
@@ -323,12 +332,12 @@ mod tests {
         let mut seats = Seats::new(Limits { seats: 1, waiting: 100 });
         ask(&mut seats, user('l'), 50, 'l');
         ask(&mut seats, user('s'), 50, 's');
-        seats.end(user('l'), 1000);
+        seats.end(user('l'), 1000, 0);
         let mut short = 0;
         for _ in 0..40 {
             let woken = seats.next(0, |_| true).unwrap();
             short += usize::from(woken == 's');
-            seats.end(user(woken), if woken == 's' { 100 } else { 900 });
+            seats.end(user(woken), if woken == 's' { 100 } else { 900 }, 0);
         }
         assert!((35..=37).contains(&short), "{short} of 40 turns, nine for one: as much time for each");
     }

@@ -248,6 +248,13 @@ pub(crate) fn commit_status(resource: &Resource, name: &str, error: CommitError)
         CommitError::Exists(_) => Status::already_exists(&resource.group, &resource.plural, name),
         CommitError::NotFound(_) => Status::not_found(&resource.group, &resource.plural, name),
         CommitError::Conflict { .. } => Status::conflict(&resource.group, &resource.plural, name, MODIFIED),
+        CommitError::NoRoom { requested, used, limit, .. } => {
+            let why = format!(
+                "exceeded quota: cluster-storage, requested: bytes={requested}, used: bytes={used}, limited: bytes={limit}; \
+                 delete objects of this cluster, or ask for a larger quota"
+            );
+            Status::forbidden(&resource.group, &resource.plural, name, &why)
+        }
         CommitError::Unavailable(why) => {
             tracing::warn!(why, "a write found the store unavailable");
             let mut status = Status::new(

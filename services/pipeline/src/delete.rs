@@ -104,7 +104,7 @@ impl ClusterApi {
         for answer in self.store.commit_all(writes).await {
             match answer {
                 Ok(_) | Err(CommitError::NotFound(_) | CommitError::Conflict { .. }) => {}
-                Err(error @ (CommitError::Exists(_) | CommitError::Unavailable(_))) => {
+                Err(error @ (CommitError::Exists(_) | CommitError::NoRoom { .. } | CommitError::Unavailable(_))) => {
                     return Err(Status::internal(error));
                 }
             }

@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use galley_api_server::FlowConfig;
+use galley_store::CacheLimits;
+use galley_types::{Quantity, QuantityError};
 
 /// Managed Kubernetes: one control plane for thousands of clusters.
 #[derive(Debug, Parser)]
@@ -83,6 +86,52 @@ pub struct RunOptions {
     /// another takes over, and how long consistent reads are served while the database is away.
     #[arg(long, env = "GALLEY_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
     pub lease_seconds: u64,
+    #[command(flatten)]
+    pub budgets: Budgets,
+}
+
+/// How much clusters and tenants may take of this process. What is left out has a default.
+#[derive(Debug, Args)]
+pub struct Budgets {
+    /// Memory for the objects and event logs of all clusters (`2Gi`). Clusters that nobody uses are unloaded to stay below it, and
+    /// one that does not fit is answered 503.
+    #[arg(long, env = "GALLEY_CACHE_MEMORY", value_parser = bytes)]
+    pub cache_memory: Option<usize>,
+    /// Memory for the objects of one cluster (`1Gi`). One that is full refuses new objects with 403.
+    #[arg(long, env = "GALLEY_CLUSTER_MEMORY", value_parser = bytes)]
+    pub cluster_memory: Option<usize>,
+    /// Memory for request bodies under way (`256Mi`); one tenant has a quarter. Beyond it requests are answered 429.
+    #[arg(long, env = "GALLEY_BODY_MEMORY", value_parser = bytes)]
+    pub body_memory: Option<usize>,
+    /// Watches that a tenant may have (`20000`); one more is answered 429.
+    #[arg(long, env = "GALLEY_TENANT_WATCHES")]
+    pub tenant_watches: Option<u64>,
+}
+
+impl Budgets {
+    /// Sets what was given.
+    pub fn apply(&self, cache: &mut CacheLimits, flow: &mut FlowConfig) {
+        if let Some(bytes) = self.cache_memory {
+            cache.bytes = bytes;
+            cache.cluster_bytes = bytes / 2;
+        }
+        if let Some(bytes) = self.cluster_memory {
+            cache.cluster_bytes = bytes;
+        }
+        if let Some(bytes) = self.body_memory {
+            flow.body_bytes = bytes as u64;
+            flow.tenant_body_bytes = bytes as u64 / 4;
+        }
+        if let Some(watches) = self.tenant_watches {
+            flow.watches = watches;
+        }
+    }
+}
+
+/// A number of bytes as Kubernetes writes it: `2Gi`, `500M`.
+fn bytes(text: &str) -> Result<usize, String> {
+    let quantity: Quantity = text.parse().map_err(|error: QuantityError| error.to_string())?;
+    usize::try_from(quantity.units()).map_err(|_| "must not be negative".to_owned())
 }
 
 #[derive(Debug, Args)]

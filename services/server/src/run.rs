@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use galley_api_server::clusters::Clusters;
 use galley_api_server::installation::InstallationError;
-use galley_api_server::{Gateway, GatewayConfig, installation, serve, serve_replicas};
+use galley_api_server::{FlowConfig, Gateway, GatewayConfig, installation, serve, serve_replicas};
 use galley_openapi::Documents;
 use galley_store::{KeyError, LocalKey, Store, StoreConfig, StoreError};
 use galley_types::{Clock, SystemClock};
@@ -52,6 +52,8 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
 
     let key = LocalKey::from_file(&data_dir.join("master.key")).context("the master key cannot be used")?;
     let mut config = StoreConfig::new(&options.state.database_url, holder(data_dir)?, Arc::new(key));
+    let mut flow = FlowConfig::default();
+    options.budgets.apply(&mut config.cache, &mut flow);
     config.retention = Duration::from_secs(options.retention_seconds);
     config.set_lease(Duration::from_secs(options.lease_seconds));
     let store = match &peer_listener {
@@ -85,6 +87,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
             advertise: advertise.clone(),
             names,
             node_certificate_duration: options.node_certificate_duration,
+            flow,
         },
         store.clone(),
         Arc::clone(&clusters),

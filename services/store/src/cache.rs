@@ -124,6 +124,11 @@ impl State {
         self.object_bytes + self.log_bytes
     }
 
+    /// What objects take of it.
+    pub(crate) fn object_bytes(&self) -> usize {
+        self.object_bytes
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
     }

@@ -70,6 +70,18 @@ pub enum CommitError {
         /// What is there.
         current: Revision,
     },
+    /// The cluster's objects take all the room that they may: delete some.
+    #[error("{key:?} needs {requested} bytes, and the cluster has {used} of {limit}")]
+    NoRoom {
+        /// Which object.
+        key: ObjectKey,
+        /// How much more it needs.
+        requested: usize,
+        /// What the cluster's objects take.
+        used: usize,
+        /// What they may.
+        limit: usize,
+    },
     /// Postgres cannot be reached or the lease is lost: the write's outcome may be unknown; retry later.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),

@@ -97,6 +97,10 @@ impl StoreConfig {
 pub struct CacheLimits {
     /// All clusters together. Beyond it, unused clusters go before their time, then event logs are halved.
     pub bytes: usize,
+    /// The objects of one cluster. Beyond it nothing is created there, as etcd refuses writes beyond its quota; an eighth more is
+    /// for changes of what there is, without which nothing could be deleted gracefully. etcd's largest suggested quota is
+    /// 8 GiB; half of what all may have keeps one from pushing all others out.
+    pub cluster_bytes: usize,
     /// A cluster that nobody holds or asks for this long is unloaded.
     pub idle: Duration,
     /// Newest events kept for each resource of a cluster.
@@ -112,6 +116,7 @@ impl Default for CacheLimits {
     fn default() -> Self {
         Self {
             bytes: 2 << 30,
+            cluster_bytes: 1 << 30,
             idle: Duration::from_secs(300),
             log_events: 16_384,
             log_bytes: 16 << 20,

@@ -39,6 +39,16 @@ pub enum StoreError {
     /// A key is wrong, missing or cannot be used.
     #[error("encryption")]
     Key(#[from] KeyError),
+    /// The clusters in memory are in use and leave no room for this one. Nothing is wrong with it: retry later.
+    #[error("no room to load cluster {cluster}: the caches hold {used} of {limit} bytes")]
+    NoRoom {
+        /// Which cluster was asked for.
+        cluster: ClusterId,
+        /// What caches hold.
+        used: usize,
+        /// What they may.
+        limit: usize,
+    },
     /// This store was closed.
     #[error("the store is closed")]
     Closed,

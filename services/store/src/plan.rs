@@ -35,6 +35,8 @@ pub(crate) struct Move {
     pub base: Revision,
     pub next: Revision,
     pub events: Vec<Arc<Event>>,
+    /// Bytes of the cluster's objects after the batch.
+    bytes: usize,
     pending: HashMap<ObjectKey, Pending>,
     /// Previous versions from here on are in this segment of `changes`.
     segment_floor: Revision,
@@ -78,13 +80,17 @@ impl Plan {
         if let Some(at) = self.moves.iter().rposition(|step| Arc::ptr_eq(&step.cluster, cluster)) {
             return at;
         }
-        let base = cluster.state.read().revision();
+        let (base, bytes) = {
+            let state = cluster.state.read();
+            (state.revision(), state.object_bytes())
+        };
         let segment = self.batch.at.as_second().div_euclid(SEGMENT_SECONDS);
         self.moves.push(Move {
             cluster: cluster.clone(),
             base,
             next: base,
             events: Vec::new(),
+            bytes,
             pending: HashMap::new(),
             segment_floor: cluster.segment_floor(segment, base.next()),
         });
@@ -134,6 +140,7 @@ impl Plan {
                 (EventKind::Deleted, current.deleted_by(revision, now), Some(current))
             }
         };
+        let bytes = step.bytes_after(kind, &object, previous.as_deref())?;
         let object = Arc::new(object);
         let row = row(step, kind, &object, previous.as_deref())
             .map_err(|error| CommitError::Unavailable(format!("encryption: {error}")))?;
@@ -149,8 +156,28 @@ impl Plan {
             self.batch.rows[before.row].last = false;
         }
         step.next = revision;
+        step.bytes = bytes;
         step.events.push(Arc::new(Event { kind, object: object.clone(), previous, line: OnceLock::new() }));
         Ok(object)
+    }
+}
+
+impl Move {
+    /// What the cluster's objects take after a change, if they may.
+    fn bytes_after(&self, kind: EventKind, object: &Object, previous: Option<&Object>) -> Result<usize, CommitError> {
+        let limit = self.cluster.settings.cache.cluster_bytes;
+        let (limit, size) = match kind {
+            EventKind::Added => (limit, object.footprint()),
+            EventKind::Modified => (limit + limit / 8, object.footprint()),
+            EventKind::Deleted => (usize::MAX, 0),
+        };
+        let before = previous.map_or(0, Object::footprint);
+        let after = self.bytes.saturating_sub(before) + size;
+        if size > before && after > limit {
+            let (requested, used) = (size - before, self.bytes);
+            return Err(CommitError::NoRoom { key: object.key.clone(), requested, used, limit });
+        }
+        Ok(after)
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::backend::postgres::Postgres;
-use crate::backend::{Backend, Mark, Unsettled};
+use crate::backend::{Backend, Mark, Snapshot, Unsettled};
 use crate::cache::State;
 use crate::cluster::{ClusterStore, Extension, Loaded, Segment, Settled};
 use crate::codec;
@@ -33,6 +33,46 @@ const IN_USE: Duration = Duration::from_secs(10);
 /// Hashes without a secret: ids are ours and random, so nobody can make them collide, and a simulation meets clusters in the
 /// same order each time it is run.
 type InOrder = BuildHasherDefault<DefaultHasher>;
+
+/// Loads of clusters under way at a time. Half of the connections that there are beside writers': resumed watches need some.
+const LOADS: usize = 4;
+
+/// How often others are unloaded for one that is loaded.
+const LOAD_ATTEMPTS: u32 = 4;
+
+/// What is being loaded.
+#[derive(Debug)]
+struct Loading {
+    turns: tokio::sync::Semaphore,
+    /// What of it is in memory already.
+    bytes: AtomicUsize,
+}
+
+impl Default for Loading {
+    fn default() -> Self {
+        Self { turns: tokio::sync::Semaphore::new(LOADS), bytes: AtomicUsize::new(0) }
+    }
+}
+
+/// Memory that is taken for a cluster that is being loaded.
+struct Room<'a> {
+    loading: &'a AtomicUsize,
+    taken: AtomicUsize,
+}
+
+impl Room<'_> {
+    /// Takes more; answers what all loads have taken.
+    fn take(&self, more: usize) -> usize {
+        self.taken.fetch_add(more, Ordering::Relaxed);
+        self.loading.fetch_add(more, Ordering::Relaxed) + more
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.loading.fetch_sub(*self.taken.get_mut(), Ordering::Relaxed);
+    }
+}
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -63,6 +103,7 @@ pub(crate) struct Inner {
     pub(crate) handovers: Mutex<Vec<JoinHandle<()>>>,
     shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
     clusters: RwLock<HashMap<ClusterId, Arc<ClusterStore>, InOrder>>,
+    loading: Loading,
     /// One load of a cluster at a time.
     loads: Mutex<HashMap<ClusterId, Arc<tokio::sync::Mutex<()>>>>,
     writers: Mutex<Vec<JoinHandle<()>>>,
@@ -123,6 +164,7 @@ impl Store {
             handovers: Mutex::default(),
             shards: RwLock::default(),
             clusters: RwLock::default(),
+            loading: Loading::default(),
             loads: Mutex::default(),
             writers: Mutex::default(),
             upkeep: Mutex::default(),
@@ -191,7 +233,7 @@ impl Store {
 
     /// Bytes that loaded clusters take, about.
     pub fn cache_bytes(&self) -> usize {
-        self.inner.clusters.read().values().map(|cluster| cluster.loaded.state.read().bytes()).sum()
+        self.inner.cache_bytes()
     }
 
     /// Unloads clusters that nobody needs; happens by itself every few seconds.
@@ -292,7 +334,7 @@ impl Inner {
             return Err(not_owner);
         };
         let key = DataKey::new(id, &self.config.master_key.unwrap(id, &sealed.data_key).await?);
-        let snapshot = self.backend.snapshot(id).await?;
+        let (snapshot, _room) = self.read_objects(id).await?;
         let mut objects = Vec::with_capacity(snapshot.objects.len());
         for row in snapshot.objects {
             objects.push(Arc::new(codec::object_from(id, &key, row)?));
@@ -333,6 +375,31 @@ impl Inner {
             return Err(not_owner);
         }
         Ok(cluster)
+    }
+
+    /// The cluster's objects, as far as there is room for them, which is held until they are in the cache: others are unloaded
+    /// first, and a cluster that does not fit then is refused while it is read, not when memory is gone.
+    async fn read_objects(&self, id: ClusterId) -> Result<(Snapshot, Room<'_>), StoreError> {
+        let Ok(_turn) = self.loading.turns.acquire().await else { return Err(StoreError::Closed) };
+        let limit = self.config.cache.bytes;
+        for attempt in 0..LOAD_ATTEMPTS {
+            let room = Room { loading: &self.loading.bytes, taken: AtomicUsize::new(0) };
+            let fits = |more: usize| room.take(more) + self.cache_bytes() <= limit;
+            if let Some(snapshot) = self.backend.snapshot(id, &fits).await? {
+                return Ok((snapshot, room));
+            }
+            // How much more it is than was read is not known: each time for twice as much.
+            let wanted = room.taken.load(Ordering::Relaxed) << attempt;
+            drop(room);
+            self.evict_for(wanted).await;
+        }
+        let used = self.cache_bytes();
+        tracing::warn!(cluster = %id, used, limit, "no room for a cluster");
+        Err(StoreError::NoRoom { cluster: id, used, limit })
+    }
+
+    pub(crate) fn cache_bytes(&self) -> usize {
+        self.clusters.read().values().map(|cluster| cluster.loaded.state.read().bytes()).sum()
     }
 
     /// Unloads a cluster, ending its watches.
@@ -400,6 +467,11 @@ impl Inner {
     /// As long as they were in use: a cluster that was only just created, or that a timer or one request had loaded, goes at
     /// once, so that ten thousand of them are never in memory together.
     pub(crate) async fn evict(&self) {
+        self.evict_for(0).await;
+    }
+
+    /// As `evict`, with room for so many bytes more.
+    async fn evict_for(&self, more: usize) {
         let now = self.uptime_ms();
         let idle = millis(self.config.cache.idle);
         let mut clusters: Vec<(u64, ClusterId, u64, usize)> = self
@@ -414,14 +486,14 @@ impl Inner {
             .collect();
         clusters.sort_unstable();
         let mut bytes: usize = clusters.iter().map(|(_, _, _, bytes)| bytes).sum();
-        let budget = self.config.cache.bytes;
+        let budget = self.config.cache.bytes.saturating_sub(more);
         for (used, id, in_use, size) in clusters {
             let least = idle.min(if bytes > budget { millis(IN_USE) } else { in_use.max(millis(IN_USE)) });
             if now.saturating_sub(used) >= least && self.evict_one(id, used).await {
                 bytes -= size;
             }
         }
-        if bytes > budget {
+        if bytes > self.config.cache.bytes {
             self.all_loaded().iter().for_each(|cluster| cluster.loaded.state.write().halve_logs());
         }
     }
@@ -430,7 +502,11 @@ impl Inner {
     async fn evict_one(&self, id: ClusterId, used: u64) -> bool {
         let turn = self.loads.lock().entry(id).or_default().clone();
         let evicted = {
-            let _turn = turn.lock().await;
+            // One that is asked for right now is needed. Nor may a load, which may be what evicts, wait for another.
+            let Ok(_turn) = turn.try_lock() else {
+                self.end_turn(id, &turn);
+                return false;
+            };
             let mut removed = None;
             self.notices.unloaded(id, || {
                 let mut clusters = self.clusters.write();

@@ -189,6 +189,12 @@ impl Watch {
         }
     }
 
+    /// Bytes of events that were taken from the log and not handed out.
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.buffer.iter().map(|event| event.object.body.len()).sum()
+    }
+
     fn is_counted(&self) -> bool {
         self.scope.resource.as_str() != cache::EVERYTHING
     }

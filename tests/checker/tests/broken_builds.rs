@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use galley_api_server::clusters::Clusters;
-use galley_api_server::{Gateway, GatewayConfig, installation, serve};
+use galley_api_server::{FlowConfig, Gateway, GatewayConfig, installation, serve};
 use galley_checker::{Config, Running, Target, file};
 use galley_history::{Entry, Rule, Violation, check, explain};
 use galley_kube::openapi::{CustomKind, OpenApiDocs};
@@ -64,6 +64,7 @@ impl Server {
             names: vec!["127.0.0.1".into()],
             // No node joins here.
             node_certificate_duration: Default::default(),
+            flow: FlowConfig::default(),
         };
         let shutdown = CancellationToken::new();
         let gateway = Gateway::new(

@@ -40,6 +40,7 @@ pub struct Installation {
     postgres: Postgres,
     server: Daemon,
     cloud_controller: Daemon,
+    tenant: String,
 }
 
 /// A further server of an installation.
@@ -80,8 +81,14 @@ impl Installation {
             postgres: Postgres::new(&options.root),
             server: Daemon::new(&run, "galley-server"),
             cloud_controller: Daemon::new(&run, "galley-cloud-controller"),
+            tenant: TENANT.into(),
             options,
         }
+    }
+
+    /// The same, seen as another tenant, which is made if there is none of this name.
+    pub fn as_tenant(&self, tenant: &str) -> Self {
+        Self { tenant: tenant.into(), ..self.clone() }
     }
 
     /// Its options.
@@ -225,12 +232,13 @@ impl Installation {
         Ok(token)
     }
 
-    /// The API token of the tenant `dev`, which is made if there is none.
+    /// The API token of the tenant (`dev`, or see [`Self::as_tenant`]), which is made if there is none.
     pub fn tenant_token(&self) -> Result<String> {
-        self.token("dev.token", &[&["tenant-create", TENANT], &["token-create", "--tenant", TENANT]])
+        let tenant = self.tenant.as_str();
+        self.token(&format!("{tenant}.token"), &[&["tenant-create", tenant], &["token-create", "--tenant", tenant]])
     }
 
-    /// `galley ...` as the tenant `dev`: what it printed.
+    /// `galley ...` as the tenant: what it printed.
     pub fn galley(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(self.binary("galley"));
         command.env("GALLEY_SERVER", self.url()).env("GALLEY_TOKEN", self.tenant_token()?).env("GALLEY_CA", self.ca());

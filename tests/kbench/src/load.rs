@@ -17,13 +17,13 @@ use serde_json::{Value, json};
 use crate::target::{Target, config_map, node, pod};
 
 #[expect(clippy::disallowed_methods, reason = "a load generator measures wall time")]
-fn now_microseconds() -> u64 {
+pub fn now_microseconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Names of one run differ from those of the next.
-fn run_id() -> u64 {
+pub fn run_id() -> u64 {
     now_microseconds() % 100_000_000
 }
 
@@ -35,15 +35,33 @@ fn quantile(sorted: &[u64], q: f64) -> f64 {
 }
 
 /// What came of many requests.
-#[derive(Default)]
-struct Tally {
+#[derive(Debug, Default)]
+pub struct Tally {
     microseconds: Vec<u64>,
     errors: usize,
     first_error: Option<String>,
 }
 
 impl Tally {
-    fn line(mut self, operation: &str, connections: usize, seconds: f64) -> Value {
+    /// Waits for an operation, and counts it.
+    pub async fn time(&mut self, operation: impl Future<Output = Result<()>>) {
+        let start = Instant::now();
+        match operation.await {
+            Ok(()) => self.microseconds.push(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)),
+            Err(error) => {
+                self.errors += 1;
+                self.first_error.get_or_insert(format!("{error:#}"));
+            }
+        }
+    }
+
+    /// How many failed.
+    pub fn errors(&self) -> usize {
+        self.errors
+    }
+
+    /// What came of them, as it is printed.
+    pub fn line(mut self, operation: &str, connections: usize, seconds: f64) -> Value {
         self.microseconds.sort_unstable();
         let done = self.microseconds.len();
         json!({
@@ -55,7 +73,7 @@ impl Tally {
 }
 
 /// Calls `work` for 0..count over so many connections at once.
-async fn flood<F, Fut>(count: usize, connections: usize, work: F) -> Result<Tally>
+pub async fn flood<F, Fut>(count: usize, connections: usize, work: F) -> Result<Tally>
 where
     F: Fn(usize) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = Result<()>> + Send,
@@ -71,16 +89,7 @@ where
                     if number >= count {
                         return tally;
                     }
-                    let start = Instant::now();
-                    match work(number).await {
-                        Ok(()) => {
-                            tally.microseconds.push(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX))
-                        }
-                        Err(error) => {
-                            tally.errors += 1;
-                            tally.first_error.get_or_insert(format!("{error:#}"));
-                        }
-                    }
+                    tally.time(work(number)).await;
                 }
             })
         })

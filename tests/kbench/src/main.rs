@@ -2,6 +2,7 @@
 //! a run: operations, seconds, rate, latency quantiles in milliseconds, and what the server's processes cost meanwhile.
 
 mod load;
+mod noisy;
 mod target;
 mod usage;
 
@@ -86,6 +87,20 @@ enum Command {
         #[arg(long, default_value_t = 4)]
         connections: usize,
     },
+    /// A quiet tenant's latencies alone, and beside a storm on another tenant's cluster.
+    Noisy {
+        /// The other cluster's API.
+        #[arg(long)]
+        noisy_server: String,
+        /// A token with every right there.
+        #[arg(long)]
+        noisy_token: String,
+        /// How long each is measured.
+        #[arg(long, default_value_t = 15)]
+        seconds: u64,
+    },
+    /// The storm of `noisy`, until standard input ends.
+    Storm,
     /// Put the same ConfigMaps into etcd, through its JSON gateway: what the disk and an HTTP server on this machine give.
     EtcdPut {
         #[arg(long, default_value_t = 5000)]
@@ -109,6 +124,10 @@ async fn main() -> Result<()> {
         }
         Command::Rollout { replicas } => load::rollout(&target, replicas).await?,
         Command::Clusters { count, connections } => load::clusters(&target, count, connections).await?,
+        Command::Noisy { noisy_server, noisy_token, seconds } => {
+            noisy::noisy(&target, (&noisy_server, &noisy_token), seconds).await?
+        }
+        Command::Storm => noisy::storm(&target).await?,
         Command::EtcdPut { count, connections } => load::etcd_put(&target, count, connections).await?,
     };
     let after = usage::read(&arguments.processes);

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use futures::stream;
 use galley_kube::{Cause, Reason, Resource, Status};
+use galley_pipeline::ClusterApi;
 use galley_store::{Listing, Object, Scope, WatchEnd};
 use galley_types::Revision;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -22,8 +23,11 @@ use super::respond::Style;
 use super::view;
 use crate::body::Body;
 
-/// A list is sent in pieces of about this size, so that it is never whole in memory twice.
+/// A list is sent in pieces of about this size, so that it is never whole in memory twice. Each is a turn of its tenant.
 const PIECE: usize = 256 * 1024;
+/// Objects of this size and more are sent out of the cache as they are; smaller ones are copied together, as a piece costs
+/// more than a copy of them.
+const LARGE: usize = 32 * 1024;
 
 /// Where the next chunk begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,8 +83,6 @@ pub async fn answer(
             metadata.insert("remainingItemCount".into(), json!(remaining));
         }
     }
-    let decoded =
-        || chunk.objects.iter().map(|object| call.api.decode(object, resource)).collect::<Result<Vec<_>, _>>();
     match form {
         View::Object => {
             let head = format!(
@@ -92,13 +94,14 @@ pub async fn answer(
             spliced(call, resource, head, chunk.objects, style)
         }
         View::Metadata => {
-            let items: Vec<Value> = decoded()?.iter().map(view::metadata_of).collect();
+            let items: Vec<Value> =
+                decoded(call, resource, &chunk.objects).await?.iter().map(view::metadata_of).collect();
             let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
                 "metadata": metadata, "items": items});
             Ok(style.value(StatusCode::OK, &list))
         }
         View::Table(include) => {
-            let objects = decoded()?;
+            let objects = decoded(call, resource, &chunk.objects).await?;
             let objects: Vec<&Value> = objects.iter().collect();
             let table = view::table_of(&call.api, resource, &objects, include, Value::Object(metadata), true);
             Ok(style.value(StatusCode::OK, &table))
@@ -257,39 +260,83 @@ fn spliced(
         out.extend_from_slice(b"]}");
         return Ok(style.bytes(StatusCode::OK, out.into()));
     }
-    let (api, resource) = (call.api.clone(), resource.clone());
-    let mut rest = objects.into_iter();
-    let mut head = Some(head);
-    let pieces = stream::iter(std::iter::from_fn(move || {
-        let mut out = Vec::with_capacity(PIECE + 16 * 1024);
-        let first = head.take();
-        let mut comma = first.is_none();
-        if let Some(head) = first {
-            out.extend_from_slice(head.as_bytes());
-        } else if rest.as_slice().is_empty() {
-            return None;
-        }
-        while out.len() < PIECE {
-            let Some(object) = rest.next() else { break };
-            match api.encode(&object, &resource) {
-                Ok(bytes) => {
-                    if comma {
-                        out.push(b',');
-                    }
-                    comma = true;
-                    out.extend_from_slice(&bytes);
-                }
-                Err(status) => return Some(Err(std::io::Error::other(status))),
-            }
-        }
-        if rest.as_slice().is_empty() {
-            out.extend_from_slice(b"]}");
-        }
-        Some(Ok(Bytes::from(out)))
-    }));
-    let mut response = Response::new(Body::from_stream(pieces));
+    let pieces = Pieces {
+        api: call.api.clone(),
+        resource: resource.clone(),
+        rest: objects.into_iter(),
+        next: Vec::from(head),
+        large: None,
+        is_first: true,
+        is_ended: false,
+    };
+    let mut response = Response::new(Body::from_stream(call.flow.pieces(stream::iter(pieces))));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+/// A list as it is sent: made when it is asked for, so that nothing waits for a slow client but what the cache has anyway.
+struct Pieces {
+    api: ClusterApi,
+    resource: Arc<Resource>,
+    rest: std::vec::IntoIter<Arc<Object>>,
+    /// What the next piece begins with.
+    next: Vec<u8>,
+    /// The next piece, which is a whole object.
+    large: Option<Bytes>,
+    is_first: bool,
+    is_ended: bool,
+}
+
+impl Iterator for Pieces {
+    type Item = Result<Bytes, std::io::Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(large) = self.large.take() {
+            return Some(Ok(large));
+        }
+        if self.is_ended {
+            return None;
+        }
+        let mut out = std::mem::take(&mut self.next);
+        while out.len() < PIECE {
+            let Some(object) = self.rest.next() else {
+                out.extend_from_slice(b"]}");
+                self.is_ended = true;
+                break;
+            };
+            let bytes = match self.api.encode(&object, &self.resource) {
+                Ok(bytes) => bytes,
+                Err(status) => {
+                    self.is_ended = true;
+                    return Some(Err(std::io::Error::other(status)));
+                }
+            };
+            if !std::mem::replace(&mut self.is_first, false) {
+                out.push(b',');
+            }
+            if bytes.len() >= LARGE {
+                self.large = Some(bytes);
+                break;
+            }
+            out.reserve((PIECE + LARGE).saturating_sub(out.len()));
+            out.extend_from_slice(&bytes);
+        }
+        Some(Ok(out.into()))
+    }
+}
+
+/// All objects as trees. What comes in between is served in between.
+async fn decoded(call: &Call, resource: &Resource, objects: &[Arc<Object>]) -> Result<Vec<Value>, Status> {
+    let (mut values, mut size) = (Vec::with_capacity(objects.len()), 0);
+    for object in objects {
+        values.push(call.api.decode(object, resource)?);
+        size += object.body.len();
+        if size >= PIECE {
+            size = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(values)
 }
 
 fn splice(

@@ -1,11 +1,11 @@
 //! The Kubernetes API of one cluster over HTTP.
 //!
 //! ```text
-//!  request ── path, verb ── impersonation ── authorization ──┬── get, list, watch    from the store's memory
-//!                                                            ├── create ... delete   through the pipeline
-//!                                                            ├── reviews             answered at once
-//!                                                            ├── log, exec, proxy    handed to the node's tunnel
-//!                                                            └── discovery, health, OpenAPI
+//!  request ── its tenant's turn ── path, verb ── impersonation ── authorization ──┬── get, list, watch    from the store's memory
+//!                                                                               ├── create ... delete   through the pipeline
+//!                                                                               ├── reviews             answered at once
+//!                                                                               ├── log, exec, proxy    handed to the node's tunnel
+//!                                                                               └── discovery, health, OpenAPI
 //! ```
 
 mod authorization;
@@ -40,6 +40,7 @@ use self::respond::Style;
 use self::write::WriteRequest;
 use crate::authentication::ClusterTokens;
 use crate::body::{Body, status_response};
+use crate::flow::Flow;
 use crate::proxy::{Connect, NodeProxy};
 
 /// What a request is answered with the help of.
@@ -55,13 +56,16 @@ pub struct Call {
     pub tokens: ClusterTokens,
     /// For `/openapi`.
     pub openapi: Arc<dyn OpenApiDocs>,
+    /// Its tenant's turns and budgets.
+    pub flow: Arc<Flow>,
     /// Watches end when it is cancelled.
     pub shutdown: CancellationToken,
 }
 
 /// Answers a request. Its path has no cluster prefix any more.
 pub async fn handle(call: Call, request: Request<Body>) -> Response<Body> {
-    match answer(call, request).await {
+    let flow = Arc::clone(&call.flow);
+    match flow.serve(answer(call, request)).await.flatten() {
         Ok(response) => response,
         Err(status) => {
             if status.code >= 500 && status.code != 504 {

@@ -1,37 +1,68 @@
 //! Reading bodies and writing answers.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use galley_kube::{Reason, Status, protobuf};
 use galley_pipeline::Body as Input;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT, WARNING};
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::negotiate::{self, Format};
 use super::query::Query;
 use crate::body::Body;
+use crate::flow::Flow;
 
 /// The largest request body: what Kubernetes takes.
 const MAX_BODY: usize = 3 * 1024 * 1024;
+/// A client that sends its body for longer is not sending it: Kubernetes' request timeout. What it holds is needed.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A whole body, or 413.
-pub async fn read(body: Body) -> Result<Bytes, Status> {
-    match Limited::new(body, MAX_BODY).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(Status::new(
-            413,
-            Reason::RequestEntityTooLarge,
-            format!("Request entity too large: limit is {MAX_BODY}"),
-        )),
-        Err(error) => Err(Status::bad_request(format!("the body cannot be read: {error}"))),
+/// A whole body, or 413; 429 if all bodies under way are too much together.
+pub async fn read(flow: &Flow, mut body: Body) -> Result<Bytes, Status> {
+    // One that says its length is counted before its first byte is read.
+    let said = usize::try_from(body.size_hint().exact().unwrap_or(0)).unwrap_or(usize::MAX);
+    check_size(said)?;
+    flow.body(said)?;
+    let read = async {
+        let (mut counted, mut frames, mut size) = (said, Vec::new(), 0);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Status::bad_request(format!("the body cannot be read: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            size += data.len();
+            check_size(size)?;
+            if size > counted {
+                flow.body(size - counted)?;
+                counted = size;
+            }
+            frames.push(data);
+        }
+        Ok(match frames.as_slice() {
+            [one] => one.clone(),
+            _ => frames.concat().into(),
+        })
+    };
+    tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or_else(|_| {
+        let text = format!("the request's body was not sent within {} seconds", BODY_TIMEOUT.as_secs());
+        Err(Status::new(408, Reason::Timeout, text))
+    })
+}
+
+fn check_size(size: usize) -> Result<(), Status> {
+    if size <= MAX_BODY {
+        return Ok(());
     }
+    let text = format!("Request entity too large: limit is {MAX_BODY}");
+    Err(Status::new(413, Reason::RequestEntityTooLarge, text))
 }
 
 /// A body for the pipeline.
-pub async fn input(request: Request<Body>) -> Result<Input, Status> {
+pub async fn input(flow: &Flow, request: Request<Body>) -> Result<Input, Status> {
     let format = negotiate::format(request.headers())?;
-    let bytes = read(request.into_body()).await?;
+    let bytes = read(flow, request.into_body()).await?;
     match format {
         _ if bytes.is_empty() => Ok(Input::Bytes(bytes)),
         Format::Json => Ok(Input::Bytes(bytes)),
@@ -41,8 +72,8 @@ pub async fn input(request: Request<Body>) -> Result<Input, Status> {
 }
 
 /// A body as a tree.
-pub async fn tree(request: Request<Body>) -> Result<Value, Status> {
-    match input(request).await? {
+pub async fn tree(flow: &Flow, request: Request<Body>) -> Result<Value, Status> {
+    match input(flow, request).await? {
         Input::Value(value) => Ok(value),
         Input::Bytes(bytes) if bytes.is_empty() => Ok(Value::Null),
         Input::Bytes(bytes) => serde_json::from_slice(&bytes)

@@ -23,7 +23,7 @@ pub async fn answer(
     request: Request<Body>,
     style: Style,
 ) -> Result<Response<Body>, Status> {
-    let mut review = respond::tree(request).await?;
+    let mut review = respond::tree(&call.flow, request).await?;
     if !review.is_object() {
         return Err(Status::bad_request(format!("the body is no {}", resource.kind)));
     }

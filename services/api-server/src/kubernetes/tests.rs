@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Call, handle};
 use crate::authentication::ClusterTokens;
 use crate::body::Body;
+use crate::flow::{Flow, FlowConfig, FlowControl};
 use crate::proxy::{Connect, NodeProxy};
 use crate::service_account::ServiceAccountKey;
 
@@ -55,6 +56,10 @@ struct Server {
     call: Call,
 }
 
+fn flow_of(control: &Arc<FlowControl>, api: &ClusterApi, actor: &Actor) -> Arc<Flow> {
+    control.of(api.store().info().tenant, api.store().id(), actor, "/api")
+}
+
 /// An answer that was read whole.
 struct Answer {
     code: u16,
@@ -77,6 +82,7 @@ impl Server {
                 clock: cluster.api.clock().clone(),
             },
             openapi: Arc::new(NoDocs),
+            flow: flow_of(&FlowControl::new(FlowConfig::default()), &cluster.api, &cluster.admin),
             shutdown: CancellationToken::new(),
         };
         Self { cluster, call }
@@ -441,4 +447,32 @@ async fn events_are_one_collection_in_two_groups() {
     assert_eq!((&other.body["note"], &other.body["apiVersion"]), (&json!("m"), &json!("events.k8s.io/v1")));
     let selected = server.get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp").await;
     assert_eq!(selected.body["items"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn large_objects_are_listed_out_of_the_caches_own_memory() {
+    let server = Server::new().await;
+    let store = server.call.api.store();
+    for name in ["a", "b", "c", "d"] {
+        let object = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": name, "namespace": "default"},
+            "data": {"k": "v".repeat(if name == "b" { 10 } else { 200_000 })}});
+        let draft = galley_store::testing::draft("configmaps", &object, &[]);
+        store.commit(galley_store::Write::Create(draft)).await.expect("written");
+    }
+    let request = Request::builder().uri(MAPS).body(Body::empty()).expect("a request");
+    let mut frames = handle(server.call.clone(), request).await.into_body().into_data_stream();
+    let (mut pieces, mut whole) = (Vec::new(), Vec::new());
+    while let Some(frame) = frames.next().await {
+        let frame = frame.expect("a frame");
+        whole.extend_from_slice(&frame);
+        pieces.push(frame);
+    }
+    let list: Value = serde_json::from_slice(&whole).expect("JSON");
+    let names: Vec<&str> =
+        list["items"].as_array().unwrap().iter().filter_map(|item| item["metadata"]["name"].as_str()).collect();
+    assert_eq!(names, ["a", "b", "c", "d"]);
+    let scope = galley_store::Scope { resource: "configmaps".into(), namespace: Some("default".into()) };
+    for object in store.list(&scope).objects.iter().filter(|object| *object.key.name != *"b") {
+        assert!(pieces.iter().any(|piece| piece.as_ptr() == object.body.as_ptr()), "{} was copied", object.key.name);
+    }
 }

@@ -26,10 +26,13 @@ use super::negotiate::View;
 use super::query::{Query, Selectors};
 use super::view;
 use crate::body::Body;
+use crate::flow::HeldWatch;
 
 /// How long a watch lasts that names no `timeoutSeconds`: 30 to 60 minutes, spread so that not all come back at once.
 const SHORTEST: u64 = 30 * 60;
-/// Events are gathered into frames of up to this size while more wait.
+/// Events are gathered into frames of up to this size while more wait. With the store's cursor, which takes a bounded number of
+/// bytes, and one event that may be larger, this is all that is kept for a client between the log and its socket: one that does
+/// not read is not asked for its next frame, falls behind the log, and is cut off there.
 const FRAME: usize = 64 * 1024;
 
 /// Answers a watch.
@@ -46,8 +49,8 @@ pub async fn answer(
     let version = query.text("resourceVersion");
     let asked = list::parse_version(version)?;
     let bookmarks = query.flag("allowWatchBookmarks");
-    let initial = query.optional_flag("sendInitialEvents");
-    check_initial(query, initial)?;
+    let asked_initial = query.optional_flag("sendInitialEvents");
+    check_initial(query, asked_initial)?;
     let timeout = match query.number("timeoutSeconds")? {
         Some(seconds) if seconds > 0 => seconds.unsigned_abs(),
         _ => SHORTEST + rand::rng().random_range(0..SHORTEST),
@@ -56,7 +59,7 @@ pub async fn answer(
     if asked > store.revision() {
         return Err(list::too_large(asked, store.revision()));
     }
-    let mut encoder = Encoder {
+    let encoder = Encoder {
         api: call.api.clone(),
         resource: resource.clone(),
         selectors,
@@ -65,48 +68,37 @@ pub async fn answer(
         columns_sent: false,
         bookmarks,
     };
-    let mut ready = VecDeque::new();
+    let held = call.flow.watch()?;
+    let mut initial = Initial::default();
     // No version or 0: what there is comes first, as if it were added now.
-    let everything = initial.unwrap_or(asked == Revision(0));
+    let everything = asked_initial.unwrap_or(asked == Revision(0));
     let from = if everything || asked == Revision(0) {
         let listing = store.list(&scope);
         if everything {
-            for object in &listing.objects {
-                if encoder.shows(object) {
-                    ready.push_back(encoder.line("ADDED", object)?);
-                }
-            }
-            if initial == Some(true) && bookmarks {
-                ready.push_back(encoder.bookmark(listing.revision, true)?);
-            }
+            initial.objects = listing.objects.into_iter();
+            initial.end = (asked_initial == Some(true) && bookmarks).then_some(listing.revision);
         }
         listing.revision
     } else {
         asked
     };
-    let state = match store.watch(scope, from).await {
-        Ok(watch) => State {
-            watch: Some(watch),
-            encoder,
-            ready,
-            until: Instant::now() + Duration::from_secs(timeout),
-            shutdown: call.shutdown.clone(),
-        },
+    let (watch, ready) = match store.watch(scope, from).await {
+        Ok(watch) => (Some(watch), VecDeque::new()),
         // The client comes back to where it was.
         Err(end @ (WatchEnd::TooSlow | WatchEnd::Closing)) => return Err(list::expired(&end)),
         Err(end @ WatchEnd::Expired { .. }) => {
             // A client reads it as an event: its list was too old, and it lists again.
-            let line = error_line(&list::expired(&end))?;
-            ready.clear();
-            ready.push_back(line);
-            State { watch: None, encoder, ready, until: Instant::now(), shutdown: call.shutdown.clone() }
+            initial = Initial::default();
+            (None, VecDeque::from([error_line(&list::expired(&end))?]))
         }
     };
+    let until = Instant::now() + Duration::from_secs(timeout);
+    let state = State { watch, initial, encoder, ready, until, shutdown: call.shutdown.clone(), _held: held };
     let frames = stream::unfold(state, |mut state| async move {
         let frame = state.next().await?;
         Some((Ok::<_, std::convert::Infallible>(frame), state))
     });
-    let mut response = Response::new(Body::from_stream(frames));
+    let mut response = Response::new(Body::from_stream(call.flow.pieces(frames)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
@@ -136,12 +128,22 @@ fn check_initial(query: &Query, initial: Option<bool>) -> Result<(), Status> {
     }
 }
 
+/// What there was when the watch began: encoded as it is sent, not before.
+#[derive(Default)]
+struct Initial {
+    objects: std::vec::IntoIter<Arc<Object>>,
+    /// The bookmark that says that they have ended.
+    end: Option<Revision>,
+}
+
 struct State {
     watch: Option<Watch>,
+    initial: Initial,
     encoder: Encoder,
     ready: VecDeque<Bytes>,
     until: Instant,
     shutdown: CancellationToken,
+    _held: HeldWatch,
 }
 
 impl State {
@@ -150,6 +152,9 @@ impl State {
         loop {
             if let Some(frame) = self.gathered() {
                 return Some(frame);
+            }
+            if self.take_initial() {
+                continue;
             }
             let watch = self.watch.as_mut()?;
             let item = tokio::select! {
@@ -172,17 +177,46 @@ impl State {
         }
     }
 
+    /// A frame of what is ready. What is large is sent as it is; only small lines are copied together.
     fn gathered(&mut self) -> Option<Bytes> {
-        if self.ready.len() <= 1 {
-            return self.ready.pop_front();
+        let first = self.ready.pop_front()?;
+        let fits = |length: usize, line: &Bytes| length + line.len() <= FRAME;
+        if !self.ready.front().is_some_and(|second| fits(first.len(), second)) {
+            return Some(first);
         }
         let mut frame = BytesMut::with_capacity(FRAME);
-        while frame.len() < FRAME
-            && let Some(line) = self.ready.pop_front()
-        {
+        frame.extend_from_slice(&first);
+        while let Some(line) = self.ready.pop_front_if(|line| fits(frame.len(), line)) {
             frame.extend_from_slice(&line);
         }
         Some(frame.freeze())
+    }
+
+    /// Encodes about a frame of what there was at the beginning. False: all of it is sent.
+    fn take_initial(&mut self) -> bool {
+        let mut size = 0;
+        while size < FRAME {
+            let line = match self.initial.objects.next() {
+                Some(object) if self.encoder.shows(&object) => self.encoder.line("ADDED", &object),
+                Some(_) => continue,
+                None => match self.initial.end.take() {
+                    Some(revision) => self.encoder.bookmark(revision, true),
+                    None => break,
+                },
+            };
+            match line {
+                Ok(line) => {
+                    size += line.len();
+                    self.ready.push_back(line);
+                }
+                Err(status) => {
+                    tracing::error!(error = %status, "an object cannot be encoded");
+                    (self.watch, self.initial) = (None, Initial::default());
+                    break;
+                }
+            }
+        }
+        size > 0
     }
 
     fn take(&mut self, item: Result<WatchItem, WatchEnd>) {

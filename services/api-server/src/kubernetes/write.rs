@@ -54,28 +54,28 @@ impl WriteRequest<'_> {
         let (namespace, name) = (self.path.namespace.as_str(), self.path.name.as_str());
         match (self.resource.plural.as_str(), self.path.subresource.as_str()) {
             ("bindings", "") => {
-                let body = respond::tree(request).await?;
+                let body = respond::tree(&self.call.flow, request).await?;
                 let name = galley_pipeline::value::text(&body, "/metadata/name").to_owned();
                 self.bind(&name, &body, &options).await
             }
             ("pods", "binding") => {
-                let body = respond::tree(request).await?;
+                let body = respond::tree(&self.call.flow, request).await?;
                 self.bind(name, &body, &options).await
             }
             ("pods", "eviction") => {
-                let body = respond::tree(request).await?;
+                let body = respond::tree(&self.call.flow, request).await?;
                 let mut deletion = delete_options(body.get("deleteOptions").unwrap_or(&Value::Null))?;
                 deletion.dry_run |= options.dry_run;
                 api.evict(actor, namespace, name, &deletion).await?;
                 Ok(self.style.value(StatusCode::CREATED, &success(json!({}))))
             }
             ("serviceaccounts", "token") => {
-                let body = respond::tree(request).await?;
+                let body = respond::tree(&self.call.flow, request).await?;
                 let token = api.create_token(actor, namespace, name, body, &options).await?;
                 Ok(self.style.value(StatusCode::CREATED, &token))
             }
             (_, "") if name.is_empty() => {
-                let body = respond::input(request).await?;
+                let body = respond::input(&self.call.flow, request).await?;
                 let written = api.create(actor, self.resource, namespace, body, &options).await?;
                 self.written(StatusCode::CREATED, &written)
             }
@@ -92,7 +92,7 @@ impl WriteRequest<'_> {
     /// `PUT`
     pub async fn update(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let options = self.options("UpdateOptions", &request)?;
-        let body = respond::input(request).await?;
+        let body = respond::input(&self.call.flow, request).await?;
         let Call { api, actor, .. } = self.call;
         let ResourcePath { namespace, name, .. } = self.path;
         let written = api.update(actor, self.resource, namespace, name, self.subresource(), body, &options).await?;
@@ -104,7 +104,7 @@ impl WriteRequest<'_> {
         let options = self.options("PatchOptions", &request)?;
         let kind = negotiate::patch_kind(request.headers())?;
         self.check_patch_options(kind)?;
-        let bytes = respond::read(request.into_body()).await?;
+        let bytes = respond::read(&self.call.flow, request.into_body()).await?;
         let body = if kind == PatchKind::Apply {
             respond::yaml(&bytes)?
         } else {
@@ -173,7 +173,7 @@ impl WriteRequest<'_> {
     }
 
     async fn deletion(&self, request: Request<Body>) -> Result<DeleteOptions, Status> {
-        let body = match respond::input(request).await? {
+        let body = match respond::input(&self.call.flow, request).await? {
             Input::Bytes(bytes) if bytes.is_empty() => Value::Null,
             Input::Bytes(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
                 Status::bad_request(format!("couldn't get version/kind; json parse error: {error}"))

@@ -150,7 +150,10 @@ impl From<StoreError> for Problem {
             }
             StoreError::ClusterNotFound(id) => Self::cluster_not_found(&id.to_string()),
             StoreError::TenantNotFound(_) => Self::unauthorized(),
-            StoreError::Unavailable(_) | StoreError::NotOwner { .. } | StoreError::Closed => {
+            StoreError::Unavailable(_)
+            | StoreError::NotOwner { .. }
+            | StoreError::NoRoom { .. }
+            | StoreError::Closed => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "management request failed");
                 Self::unavailable()
             }

@@ -3,4 +3,5 @@
 mod front_door;
 mod nodes;
 mod replicas;
+mod slow;
 mod support;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use galley_api_server::clusters::Clusters;
 use galley_api_server::pki::{Authority, ClientCredential};
-use galley_api_server::{Gateway, GatewayConfig, installation, serve, serve_replicas};
+use galley_api_server::{FlowConfig, FlowControl, Gateway, GatewayConfig, installation, serve, serve_replicas};
 use galley_kube::openapi::{CustomKind, OpenApiDocs};
 use galley_store::testing::{MemoryDatabase, config};
 use galley_store::{Cluster, Store};
@@ -54,6 +54,7 @@ pub struct FrontDoor {
     /// Of its listener for replicas.
     pub peers: SocketAddr,
     pub store: Store,
+    pub flow: Arc<FlowControl>,
     pub shutdown: CancellationToken,
     pub serving: tokio::task::JoinHandle<()>,
     pub ca: Arc<Authority>,
@@ -116,16 +117,18 @@ async fn open(database: &MemoryDatabase, holder: &str, clock: Arc<dyn Clock>) ->
         advertise: format!("https://{address}"),
         names: vec!["127.0.0.1".into(), "localhost".into()],
         node_certificate_duration: jiff::SignedDuration::from_hours(1),
+        flow: FlowConfig::default(),
     };
     let shutdown = CancellationToken::new();
     let ca = Arc::clone(&authority);
     let gateway = Arc::new(
         Gateway::new(config, store.clone(), clusters, authority, Arc::new(NoDocs), clock, shutdown.clone()).unwrap(),
     );
+    let flow = Arc::clone(gateway.flow());
     tokio::spawn(serve_replicas(peer_listener, Arc::clone(&gateway), shutdown.clone()));
     let serving = tokio::spawn(serve(vec![listener], gateway, shutdown.clone()));
     let home = tempfile::tempdir().unwrap();
-    FrontDoor { address, peers, store, shutdown, serving, ca, authority: certificate, home }
+    FrontDoor { address, peers, store, flow, shutdown, serving, ca, authority: certificate, home }
 }
 
 pub fn tls(roots: &CertificateDer<'static>, client: Option<&ClientCredential>) -> Arc<ClientConfig> {

@@ -17,7 +17,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::memory_registry::Registry;
 use super::{
-    Answer, BackendError, Batch, Cause, ChangeRow, ChangesPage, ChangesQuery, Fence, Mark, ObjectRow, Presence,
+    Answer, BackendError, Batch, Cause, ChangeRow, ChangesPage, ChangesQuery, Fence, Fits, Mark, ObjectRow, Presence,
     Renewed, Snapshot, Unsettled,
 };
 use crate::codec;
@@ -515,12 +515,18 @@ impl Memory {
         })
     }
 
-    pub(super) fn snapshot(&self, cluster: ClusterId) -> Answer<'_, Snapshot> {
-        self.answer("snapshot", move |tables| match tables.clusters.get(&cluster) {
+    pub(super) fn snapshot<'a>(&'a self, cluster: ClusterId, fits: Fits<'a>) -> Answer<'a, Option<Snapshot>> {
+        let snapshot = self.answer("snapshot", move |tables| match tables.clusters.get(&cluster) {
             None => Snapshot { revision: Revision(0), objects: Vec::new() },
             Some(contents) => {
                 Snapshot { revision: contents.revision, objects: contents.objects.values().cloned().collect() }
             }
+        });
+        // Asked outside of the lock, as Postgres would.
+        Box::pin(async move {
+            let snapshot = snapshot.await?;
+            let fits = snapshot.objects.iter().all(|object| fits(object.size()));
+            Ok(fits.then_some(snapshot))
         })
     }
 

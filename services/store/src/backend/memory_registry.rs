@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::memory::Memory;
 use super::{
-    Answer, Backend, BackendError, Batch, ChangesPage, ChangesQuery, Fence, Mark, Presence, Renewed, Snapshot,
+    Answer, Backend, BackendError, Batch, ChangesPage, ChangesQuery, Fence, Fits, Mark, Presence, Renewed, Snapshot,
     Unsettled,
 };
 use crate::registry::ClusterState;
@@ -108,8 +108,8 @@ impl Backend for Memory {
         Memory::revisions(self, clusters)
     }
 
-    fn snapshot(&self, cluster: ClusterId) -> Answer<'_, Snapshot> {
-        Memory::snapshot(self, cluster)
+    fn snapshot<'a>(&'a self, cluster: ClusterId, fits: Fits<'a>) -> Answer<'a, Option<Snapshot>> {
+        Memory::snapshot(self, cluster, fits)
     }
 
     fn changes(&self, query: ChangesQuery) -> Answer<'_, ChangesPage> {

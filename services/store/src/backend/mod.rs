@@ -156,6 +156,13 @@ pub(crate) struct ObjectRow {
     pub at: Timestamp,
 }
 
+impl ObjectRow {
+    /// About how much memory it takes, as `Object::footprint` counts.
+    pub(crate) fn size(&self) -> usize {
+        400 + self.body.len() + 2 * self.meta.len()
+    }
+}
+
 /// All of a cluster's objects at a revision.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
@@ -173,6 +180,9 @@ pub(crate) struct ChangesPage {
     /// Whether the page was full before `until`.
     pub more: bool,
 }
+
+/// Whether there is room for so many bytes more.
+pub(crate) type Fits<'a> = &'a (dyn Fn(usize) -> bool + Send + Sync);
 
 /// What part of `changes` is asked for.
 #[derive(Debug, Clone)]
@@ -233,7 +243,9 @@ pub(crate) trait Backend: Send + Sync + std::fmt::Debug + 'static {
     /// Committed revisions, in the order asked; 0 for clusters that are gone.
     fn revisions<'a>(&'a self, clusters: &'a [ClusterId]) -> Answer<'a, Vec<Revision>>;
     /// All objects at one instant.
-    fn snapshot(&self, cluster: ClusterId) -> Answer<'_, Snapshot>;
+    /// Everything of a cluster, as long as it `fits`: that is asked with each further number of bytes, and `None` is answered
+    /// after the first no.
+    fn snapshot<'a>(&'a self, cluster: ClusterId, fits: Fits<'a>) -> Answer<'a, Option<Snapshot>>;
     /// A page of the log.
     fn changes(&self, query: ChangesQuery) -> Answer<'_, ChangesPage>;
     /// Drops segments that end at or before `before`, after moving the `compacted` marks.

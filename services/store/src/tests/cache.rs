@@ -202,3 +202,68 @@ async fn past_its_lease_a_store_answers_nothing() {
     assert!(store.cluster(cluster.id()).await.is_ok(), "nobody took it over: the cache is still the truth");
     assert!(cluster.commit(create("pods", "n", "x", "1")).await.is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_is_loaded_only_if_there_is_room_after_unused_ones_are_gone() {
+    let clock = clock();
+    let mut config = config("", "one");
+    config.cache.bytes = 15_000;
+    let store = MemoryDatabase::new(clock.clone(), 0).open(config, clock).await.expect("opens");
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c"] {
+        let cluster = store.cluster_for_test(name).await.expect("cluster");
+        for i in 0..10 {
+            cluster.commit(create("pods", "n", &format!("p{i}"), "1")).await.expect("written");
+        }
+        ids.push(cluster.id());
+        // One after the other is unloaded.
+        drop(cluster);
+        tokio::time::advance(Duration::from_secs(301)).await;
+        store.renew().await.expect("renews");
+        store.evict().await;
+    }
+    assert!(store.loaded().is_empty());
+    let loaded = |id| store.loaded().iter().any(|cluster| cluster.id() == id);
+    for id in &ids[..2] {
+        store.cluster(*id).await.expect("there is room");
+    }
+    let refused = store.cluster(ids[2]).await.err();
+    let Some(StoreError::NoRoom { used, limit, .. }) = refused else { panic!("{refused:?}") };
+    assert!(used <= limit && limit == 15_000, "{used}");
+    assert!(loaded(ids[0]) && loaded(ids[1]), "clusters in use stay");
+    tokio::time::advance(Duration::from_secs(11)).await;
+    store.renew().await.expect("renews");
+    store.cluster(ids[1]).await.expect("in use");
+    store.cluster(ids[2]).await.expect("the other was not in use");
+    assert!(!loaded(ids[0]) && loaded(ids[1]));
+    assert!(store.cache_bytes() <= 15_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_cluster_refuses_what_is_new_and_allows_what_makes_room() {
+    let clock = clock();
+    let mut config = config("", "one");
+    config.cache.cluster_bytes = 10_000;
+    let store = MemoryDatabase::new(clock.clone(), 0).open(config, clock).await.expect("opens");
+    let cluster = store.cluster_for_test("a").await.expect("cluster");
+    let other = store.cluster_for_test("b").await.expect("cluster");
+    // In one batch: each sees what those before it took.
+    let creates = (0..30).map(|i| create("pods", "n", &format!("p{i}"), "1")).collect();
+    let answers = cluster.commit_all(creates).await;
+    let made = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert!((10..20).contains(&made), "{made}");
+    let Some(Err(CommitError::NoRoom { requested, used, limit, .. })) = answers.last() else {
+        panic!("{:?}", answers.last())
+    };
+    assert!(used + requested > *limit && *limit == 10_000, "{used} {requested}");
+    other.commit(create("pods", "n", "x", "1")).await.expect("another cluster has room");
+    let long = "1".repeat(200);
+    cluster.commit(update("pods", "n", "p0", &long, Revision(1))).await.expect("a change may be a little larger");
+    let longer = "1".repeat(2000);
+    let refused = cluster.commit(update("pods", "n", "p1", &longer, Revision(2))).await;
+    assert!(matches!(refused, Err(CommitError::NoRoom { .. })), "{refused:?}");
+    for i in 2..6 {
+        cluster.commit(delete("pods", "n", &format!("p{i}"), Revision(i + 1))).await.expect("deleted");
+    }
+    cluster.commit(create("pods", "n", "again", "1")).await.expect("there is room again");
+}

@@ -1,12 +1,13 @@
 //! The store on a real Postgres.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use galley_types::{Clock, Revision};
 use sqlx::{Connection as _, Row as _};
 
 use super::support::*;
-use crate::testing::{Postgres, TokioClock, config, new_cluster};
+use crate::testing::{PATIENCE, Postgres, TokioClock, config, new_cluster};
 use crate::*;
 
 async fn open(postgres: &Postgres, holder: &str) -> (Store, Arc<TokioClock>) {
@@ -311,6 +312,59 @@ async fn a_commit_cut_off_by_a_crash_of_postgres_is_settled_before_the_next() {
     for (revision, name) in acknowledged {
         let object = cluster.get(&ObjectKey::new(&"pods".into(), "n", &name)).expect("acknowledged, so there");
         assert_eq!(object.revision, revision);
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn clusters_of_several_pages_are_loaded_whole_and_make_room_for_each_other() {
+    // Pages of 500, the last not full.
+    const OBJECTS: u64 = 1100;
+    let postgres = Postgres::start().expect("Postgres");
+    let (store, _) = open(&postgres, "one").await;
+    let mut expected = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        let cluster = store.cluster_for_test(name).await.expect("cluster");
+        let write = |number: u64| {
+            let mut draft = draft("configmaps", "n", &format!("c{number}"), name);
+            draft.tail = [draft.tail.as_ref(), &vec![b' '; 2000]].concat().into();
+            Write::Create(draft)
+        };
+        assert!(cluster.commit_all((0..OBJECTS).map(write).collect()).await.iter().all(Result::is_ok));
+        expected.push((cluster.id(), names(&cluster.list_all())));
+    }
+    store.close().await;
+
+    let mut small = config(&postgres.url(), "one");
+    // Two of the four fit, and each goes as soon as nobody holds it.
+    small.cache.bytes = 8 << 20;
+    small.cache.idle = Duration::ZERO;
+    let limit = small.cache.bytes;
+    let store = Store::open(small, clock()).await.expect("opens");
+    let mut tasks = tokio::task::JoinSet::new();
+    for first in 0..8 {
+        let (store, expected) = (store.clone(), expected.clone());
+        tasks.spawn(async move {
+            for step in 0..5 {
+                let (id, expected) = &expected[(first + step) % expected.len()];
+                match store.cluster(*id).await {
+                    Ok(cluster) => assert_eq!(cluster.list_all().objects.len(), expected.len()),
+                    Err(StoreError::NoRoom { .. }) => {}
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+        });
+    }
+    let all = async {
+        while let Some(done) = tasks.join_next().await {
+            done.expect("each load is answered")
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.expect("no load waits for another for ever");
+    for (id, expected) in &expected {
+        let cluster = store.cluster(*id).await.expect("there is room for each alone");
+        assert_eq!(names(&cluster.list_all()), *expected);
+        assert!(store.cache_bytes() <= limit, "{}", store.cache_bytes());
     }
     store.close().await;
 }

@@ -121,3 +121,42 @@ async fn old_events_leave_memory_and_are_resumed_from_changes() {
     let mut watch = cluster.watch(scope("pods", None), Revision(0)).await.expect("from changes");
     assert_eq!(events(&mut watch, 3).await, ["Added x=1@1", "Deleted x=1@2", "Added y=1@3"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_that_does_not_read_holds_a_bounded_number_of_bytes_and_is_cut_off() {
+    let clock = clock();
+    let mut config = config("", "one");
+    config.cache.log_bytes = 4 << 20;
+    let store = MemoryDatabase::new(clock.clone(), 0).open(config, clock).await.expect("opens");
+    let cluster = store.cluster_for_test("a").await.expect("cluster");
+    let large = |number: u64, value: &str| {
+        let mut draft = draft("configmaps", "n", &format!("c{number}"), value);
+        draft.tail = [draft.tail.as_ref(), &vec![b' '; 100_000]].concat().into();
+        draft
+    };
+    for number in 0..20 {
+        cluster.commit(Write::Create(large(number, "1"))).await.expect("written");
+    }
+    let mut slow = cluster.watch(scope("configmaps", None), Revision(0)).await.expect("watch");
+    next_event(&mut slow).await;
+    assert!(slow.held_bytes() < 400_000, "{} bytes are held", slow.held_bytes());
+    for number in 20..100 {
+        cluster.commit(Write::Create(large(number, "1"))).await.expect("written");
+    }
+    let mut read = 1;
+    let end = loop {
+        match next(&mut slow).await {
+            Ok(WatchItem::Event(_)) => read += 1,
+            Ok(WatchItem::Progress(_)) => {}
+            Err(end) => break end,
+        }
+    };
+    assert_eq!(end, WatchEnd::TooSlow, "after {read} events");
+    assert!(read < 10);
+    let mut resumed =
+        cluster.watch(scope("configmaps", None), Revision(read)).await.expect("it resumes, from `changes`");
+    for expected in read..100 {
+        assert!(resumed.held_bytes() < 1_300_000, "{} bytes are held", resumed.held_bytes());
+        assert_eq!(next_event(&mut resumed).await.object.revision, Revision(expected + 1));
+    }
+}

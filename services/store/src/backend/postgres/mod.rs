@@ -22,8 +22,8 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Transaction};
 
 use super::{
-    Answer, Backend, BackendError, Batch, Cause, ChangesPage, ChangesQuery, Fence, Mark, Presence, Renewed, Snapshot,
-    Unsettled,
+    Answer, Backend, BackendError, Batch, Cause, ChangesPage, ChangesQuery, Fence, Fits, Mark, Presence, Renewed,
+    Snapshot, Unsettled,
 };
 use crate::config::StoreConfig;
 use crate::registry::records::{
@@ -189,8 +189,8 @@ impl Backend for Postgres {
         Box::pin(self.read_revisions(clusters))
     }
 
-    fn snapshot(&self, cluster: ClusterId) -> Answer<'_, Snapshot> {
-        Box::pin(self.read_snapshot(cluster))
+    fn snapshot<'a>(&'a self, cluster: ClusterId, fits: Fits<'a>) -> Answer<'a, Option<Snapshot>> {
+        Box::pin(self.read_snapshot(cluster, fits))
     }
 
     fn changes(&self, query: ChangesQuery) -> Answer<'_, ChangesPage> {

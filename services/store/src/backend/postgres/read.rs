@@ -12,9 +12,14 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::types::{At, kind_from};
-use super::{BackendError, ChangesPage, ChangesQuery, Mark, Postgres, Sees, Snapshot, Unsettled, failed};
+use super::{BackendError, ChangesPage, ChangesQuery, Fits, Mark, Postgres, Sees, Snapshot, Unsettled, failed};
 use crate::backend::{ChangeRow, ObjectRow, PreviousRow};
 use crate::object::ObjectKey;
+
+/// Objects read at once when a cluster is loaded: some MiB as objects commonly are.
+const FETCH: &str = "FETCH 500 FROM snapshot";
+/// Bytes between two looks whether there is room for more.
+const ASK: usize = 1 << 20;
 
 /// Rows of one resource and namespace come together and share their text.
 #[derive(Default)]
@@ -87,7 +92,11 @@ impl Postgres {
         Ok(ids.iter().map(|id| found.get(id).copied().unwrap_or_default()).collect())
     }
 
-    pub(super) async fn read_snapshot(&self, cluster: ClusterId) -> Result<Snapshot, BackendError> {
+    pub(super) async fn read_snapshot(
+        &self,
+        cluster: ClusterId,
+        fits: Fits<'_>,
+    ) -> Result<Option<Snapshot>, BackendError> {
         let failed = failed("load a cluster");
         // One snapshot for both reads. Large clusters may take longer than other statements.
         let mut tx = self
@@ -100,15 +109,22 @@ impl Postgres {
             .map_err(&failed)?;
         let mut interner = Interner::default();
         let mut objects = Vec::new();
-        {
-            let mut rows = sqlx::query(
-                "SELECT resource, namespace, name, revision, uid, meta, revision_at, written_at, body FROM objects
-                 WHERE cluster_id = $1 ORDER BY resource, namespace, name",
-            )
-            .bind(cluster.as_uuid())
-            .fetch(&mut *tx);
+        // By a cursor: reading can stop, and what was not read is not sent.
+        sqlx::query(
+            "DECLARE snapshot CURSOR FOR
+             SELECT resource, namespace, name, revision, uid, meta, revision_at, written_at, body FROM objects
+             WHERE cluster_id = $1 ORDER BY resource, namespace, name",
+        )
+        .bind(cluster.as_uuid())
+        .execute(&mut *tx)
+        .await
+        .map_err(&failed)?;
+        loop {
+            let before = objects.len();
+            let mut size = 0;
+            let mut rows = sqlx::query(FETCH).persistent(false).fetch(&mut *tx);
             while let Some(row) = rows.try_next().await.map_err(&failed)? {
-                objects.push(ObjectRow {
+                let object = ObjectRow {
                     key: interner.key(row.get("resource"), row.get("namespace"), row.get("name")),
                     uid: row.get::<&str, _>("uid").into(),
                     revision: revision(&row, "revision"),
@@ -116,11 +132,23 @@ impl Postgres {
                     revision_at: row.get::<i32, _>("revision_at").cast_unsigned(),
                     body: bytes(&row, "body").unwrap_or_default(),
                     at: row.get::<At, _>("written_at").0,
-                });
+                };
+                size += object.size();
+                objects.push(object);
+                if size >= ASK && !fits(std::mem::take(&mut size)) {
+                    return Ok(None);
+                }
+            }
+            drop(rows);
+            if !fits(size) {
+                return Ok(None);
+            }
+            if objects.len() == before {
+                break;
             }
         }
         tx.commit().await.map_err(&failed)?;
-        Ok(Snapshot { revision: Revision(at.unwrap_or_default().cast_unsigned()), objects })
+        Ok(Some(Snapshot { revision: Revision(at.unwrap_or_default().cast_unsigned()), objects }))
     }
 
     /// Two statements, each with its own snapshot: the mark is read after the rows, and moves before rows go.
