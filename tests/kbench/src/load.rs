@@ -36,14 +36,20 @@ fn quantile(sorted: &[u64], q: f64) -> f64 {
 
 /// What came of many requests.
 #[derive(Default)]
-struct Tally {
+pub struct Tally {
     microseconds: Vec<u64>,
     errors: usize,
     first_error: Option<String>,
 }
 
 impl Tally {
-    fn line(mut self, operation: &str, connections: usize, seconds: f64) -> Value {
+    /// One more, begun at `start`.
+    pub fn done(&mut self, start: Instant) {
+        self.microseconds.push(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// One JSON line.
+    pub fn line(mut self, operation: &str, connections: usize, seconds: f64) -> Value {
         self.microseconds.sort_unstable();
         let done = self.microseconds.len();
         json!({
@@ -55,7 +61,7 @@ impl Tally {
 }
 
 /// Calls `work` for 0..count over so many connections at once.
-async fn flood<F, Fut>(count: usize, connections: usize, work: F) -> Result<Tally>
+pub async fn flood<F, Fut>(count: usize, connections: usize, work: F) -> Result<Tally>
 where
     F: Fn(usize) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = Result<()>> + Send,
@@ -73,9 +79,7 @@ where
                     }
                     let start = Instant::now();
                     match work(number).await {
-                        Ok(()) => {
-                            tally.microseconds.push(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX))
-                        }
+                        Ok(()) => tally.done(start),
                         Err(error) => {
                             tally.errors += 1;
                             tally.first_error.get_or_insert(format!("{error:#}"));
