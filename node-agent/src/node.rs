@@ -353,8 +353,9 @@ async fn get_or_make(api: &Api<Node>, options: &NodeOptions) -> anyhow::Result<N
 pub(crate) async fn keep_lease(client: kube::Client, name: String) {
     let api: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
     let nodes: Api<Node> = Api::all(client);
+    let mut held = None;
     loop {
-        let wait = match renew_lease(&api, &nodes, &name, SystemClock.now()).await {
+        let wait = match renew_lease(&api, &nodes, &name, &mut held, SystemClock.now()).await {
             Ok(()) => HEARTBEAT,
             Err(error) => {
                 tracing::debug!(%error, "the node's lease is not renewed");
@@ -365,10 +366,12 @@ pub(crate) async fn keep_lease(client: kube::Client, name: String) {
     }
 }
 
+/// Writes over the lease as it was `held` last, and reads it only where that fails: one request for each heartbeat.
 pub(crate) async fn renew_lease(
     api: &Api<Lease>,
     nodes: &Api<Node>,
     name: &str,
+    held: &mut Option<Lease>,
     now: Timestamp,
 ) -> Result<(), kube::Error> {
     let spec = LeaseSpec {
@@ -377,10 +380,14 @@ pub(crate) async fn renew_lease(
         renew_time: Some(MicroTime(now)),
         ..LeaseSpec::default()
     };
-    match api.get(name).await {
+    let before = match held.take() {
+        Some(lease) => Ok(lease),
+        None => api.get(name).await,
+    };
+    let written = match before {
         Ok(mut lease) => {
             lease.spec = Some(spec);
-            api.replace(name, &PostParams::default(), &lease).await.map(|_| ())
+            api.replace(name, &PostParams::default(), &lease).await
         }
         Err(error) if is_not_found(&error) => {
             let owner = nodes.get(name).await?;
@@ -397,10 +404,12 @@ pub(crate) async fn renew_lease(
                 owner_references: Some(vec![owner]),
                 ..ObjectMeta::default()
             };
-            api.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) }).await.map(|_| ())
+            api.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) }).await
         }
         Err(error) => Err(error),
-    }
+    };
+    *held = Some(written?);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! Nodes without containers, hundreds to a process, for load tests of the control plane: each registers, renews its lease, and
-//! says of every pod bound to it that it runs; a deleted pod is gone at once.
+//! Nodes without containers, hundreds to a process, for load tests of the control plane: each registers, renews its lease, tells
+//! its status as often as a kubelet does, and says of every pod bound to it that it runs; a deleted pod is gone at once. The
+//! nodes may be those of one cluster or of many.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,17 +24,20 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event, watcher};
 use tokio::sync::Semaphore;
 
-use crate::api::is_conflict;
+use crate::api::{is_conflict, is_not_found};
 use crate::node::{Machine, NodeOptions, capacity, new_node, renew_lease, system_info};
 
 #[derive(Debug, Args)]
 pub(crate) struct SimulatedArgs {
-    /// How many nodes.
+    /// How many nodes in each cluster.
     #[arg(long, default_value_t = 10)]
     count: u32,
     /// The cluster, with a user that may act for nodes.
-    #[arg(long, env = "KUBECONFIG")]
-    kubeconfig: PathBuf,
+    #[arg(long, env = "KUBECONFIG", required_unless_present = "kubeconfigs")]
+    kubeconfig: Option<PathBuf>,
+    /// Many clusters instead: each file in this directory is the kubeconfig of one.
+    #[arg(long, value_name = "DIR")]
+    kubeconfigs: Option<PathBuf>,
     /// Nodes are named PREFIX-0, PREFIX-1, ...
     #[arg(long, default_value = "sim")]
     prefix: String,
@@ -55,14 +59,45 @@ pub(crate) struct SimulatedArgs {
 }
 
 const LEASE: Duration = Duration::from_secs(10);
+/// How often a node's status is told though nothing changed: kubelet's `nodeStatusReportFrequency`.
+const REPORT: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: SimulatedArgs) -> anyhow::Result<()> {
-    let kubeconfig =
-        Kubeconfig::read_from(&args.kubeconfig).with_context(|| format!("read {}", args.kubeconfig.display()))?;
+    let permits = Arc::new(Semaphore::new(args.parallel));
+    let paths: Vec<PathBuf> = match (&args.kubeconfigs, &args.kubeconfig) {
+        (Some(directory), _) => {
+            let files = std::fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))?;
+            files.map(|file| Ok(file?.path())).collect::<std::io::Result<_>>()?
+        }
+        (None, one) => one.iter().cloned().collect(),
+    };
+    let clusters = paths.len();
+    let args = Arc::new(args);
+    let mut joining = tokio::task::JoinSet::new();
+    for path in paths {
+        joining.spawn(join(Arc::clone(&args), path, Arc::clone(&permits)));
+    }
+    let mut following = Vec::with_capacity(clusters);
+    while let Some(joined) = joining.join_next().await {
+        following.push(joined??);
+    }
+    tracing::info!(clusters, nodes = args.count, "simulated nodes are registered");
+    for cluster in following {
+        cluster.await?;
+    }
+    Ok(())
+}
+
+/// Registers the nodes of one cluster and keeps them alive; what is answered ends with the watch of their pods.
+async fn join(
+    args: Arc<SimulatedArgs>,
+    path: PathBuf,
+    permits: Arc<Semaphore>,
+) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    let kubeconfig = Kubeconfig::read_from(&path).with_context(|| format!("read {}", path.display()))?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     let client = kube::Client::try_from(config)?;
-    let permits = Arc::new(Semaphore::new(args.parallel));
     let names: Vec<String> = (0..args.count).map(|n| format!("{}-{n}", args.prefix)).collect();
     let ips: HashMap<String, String> = names.iter().enumerate().map(|(n, name)| (name.clone(), node_ip(n))).collect();
     let mut tasks = tokio::task::JoinSet::new();
@@ -80,19 +115,32 @@ pub(crate) async fn run(args: SimulatedArgs) -> anyhow::Result<()> {
         };
         let machine = Machine { cpus: args.cpus, memory: args.memory_gib << 30, disk: 100 << 30 };
         tasks.spawn(async move {
-            let _permit = permits.acquire().await;
-            register(&client, &options, &machine).await.with_context(|| format!("register {}", options.name))
+            {
+                let _permit = permits.acquire().await;
+                register(&client, &options, &machine).await.with_context(|| format!("register {}", options.name))?;
+            }
+            tokio::spawn(keep_lease(client.clone(), options.name.clone(), Arc::clone(&permits)));
+            tokio::spawn(keep_status(client, options, machine, permits));
+            anyhow::Ok(())
         });
     }
     while let Some(result) = tasks.join_next().await {
         result??;
     }
-    tracing::info!(nodes = names.len(), "simulated nodes are registered");
-    for name in names.clone() {
-        tokio::spawn(keep_lease(client.clone(), name, Arc::clone(&permits)));
+    Ok(tokio::spawn(follow(client, ips, permits)))
+}
+
+/// Spread over the interval too.
+async fn keep_status(client: kube::Client, options: NodeOptions, machine: Machine, permits: Arc<Semaphore>) {
+    let mut wait = REPORT.mul_f64(rand::random::<f64>());
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = REPORT;
+        let _permit = permits.acquire().await;
+        if let Err(error) = register(&client, &options, &machine).await {
+            tracing::debug!(node = options.name, %error, "a node's status is not told");
+        }
     }
-    follow(client, ips, permits).await;
-    Ok(())
 }
 
 fn node_ip(n: usize) -> String {
@@ -100,15 +148,16 @@ fn node_ip(n: usize) -> String {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 24, 0, 1)) + n).to_string()
 }
 
+/// Makes the node if it is not there, and tells its status.
 async fn register(client: &kube::Client, options: &NodeOptions, machine: &Machine) -> anyhow::Result<()> {
     let api: Api<Node> = Api::all(client.clone());
-    match api.create(&PostParams::default(), &new_node(options, &options.name)?).await {
-        Ok(_) => {}
-        Err(error) if is_conflict(&error) => {}
-        Err(error) => return Err(error.into()),
-    }
     loop {
-        let mut node = api.get(&options.name).await?;
+        let mut node = match api.get(&options.name).await {
+            Err(error) if is_not_found(&error) => {
+                api.create(&PostParams::default(), &new_node(options, &options.name)?).await?
+            }
+            other => other?,
+        };
         let old = node.status.take().unwrap_or_default();
         node.status = Some(NodeStatus {
             capacity: Some(capacity(machine, options.max_pods)),
@@ -138,10 +187,11 @@ async fn keep_lease(client: kube::Client, name: String, permits: Arc<Semaphore>)
     let api: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
     let nodes: Api<Node> = Api::all(client);
     let mut first = true;
+    let mut held = None;
     loop {
         {
             let _permit = permits.acquire().await;
-            if let Err(error) = renew_lease(&api, &nodes, &name, SystemClock.now()).await {
+            if let Err(error) = renew_lease(&api, &nodes, &name, &mut held, SystemClock.now()).await {
                 tracing::debug!(node = name, %error, "a lease is not renewed");
             }
         }

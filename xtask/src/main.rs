@@ -3,9 +3,13 @@
 mod bench;
 mod layers;
 mod packages;
+mod quiet;
 mod test;
 mod torture;
 mod up;
+// The load generator's own, so that both count alike.
+#[path = "../../tests/kbench/src/usage.rs"]
+mod usage;
 
 use std::path::PathBuf;
 
@@ -50,6 +54,8 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
+    /// Measure what a fleet costs that does nothing: a picture and figures in docs/.
+    Quiet(quiet::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -82,6 +88,7 @@ fn main() -> Result<()> {
         Command::Torture(arguments) => torture::torture(&arguments),
         Command::Layers => layers::check(),
         Command::Bench { quick } => bench::bench(quick),
+        Command::Quiet(arguments) => quiet::quiet(&arguments),
     }
 }
 

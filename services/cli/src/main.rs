@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use client::{Client, Error};
@@ -116,7 +116,7 @@ async fn run(arguments: Arguments) -> Result<String, Error> {
             Ok(format.clusters(std::slice::from_ref(&cluster), &cluster))
         }
         Command::Cluster(Cluster::List) => {
-            let list = client.json(Method::GET, "/v1/clusters", None).await?;
+            let list = all_clusters(&client).await?;
             Ok(format.clusters(list["items"].as_array().map_or(&[], Vec::as_slice), &list))
         }
         Command::Cluster(Cluster::Get { cluster }) => {
@@ -145,10 +145,35 @@ fn path(cluster: &Value, rest: &str) -> String {
     format!("/v1/clusters/{}{rest}", output::text(&cluster["id"]))
 }
 
+/// All pages as one list.
+async fn all_clusters(client: &Client) -> Result<Value, Error> {
+    let mut all = Vec::new();
+    let mut path = "/v1/clusters".to_owned();
+    loop {
+        let mut page = client.json(Method::GET, &path, None).await?;
+        if let Some(items) = page["items"].as_array_mut() {
+            all.append(items);
+        }
+        match page["continue"].as_str() {
+            Some(next) => path = format!("/v1/clusters?continue={next}"),
+            None => return Ok(json!({"items": all})),
+        }
+    }
+}
+
 /// The cluster of this id, or else of this name.
 async fn find(client: &Client, wanted: &str) -> Result<Value, Error> {
-    let list = client.json(Method::GET, "/v1/clusters", None).await?;
-    let items = list["items"].as_array().cloned().unwrap_or_default();
-    let is = |field: &str| items.iter().find(|c| c[field] == wanted).cloned();
-    is("id").or_else(|| is("name")).ok_or_else(|| Error::NoCluster(wanted.to_owned()))
+    let no_cluster = || Error::NoCluster(wanted.to_owned());
+    // What is neither an id nor a name is not put into a path.
+    if wanted.is_empty() || !wanted.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Err(no_cluster());
+    }
+    if wanted.len() == 32 && wanted.bytes().all(|b| b.is_ascii_hexdigit()) {
+        match client.json(Method::GET, &format!("/v1/clusters/{wanted}"), None).await {
+            Err(Error::Refused { status: StatusCode::NOT_FOUND, .. }) => {}
+            other => return other,
+        }
+    }
+    let page = client.json(Method::GET, &format!("/v1/clusters?name={wanted}"), None).await?;
+    page["items"].as_array().and_then(|items| items.first()).cloned().ok_or_else(no_cluster)
 }

@@ -36,6 +36,9 @@ pub enum StoreError {
     /// There is no such tenant.
     #[error("tenant {0} not found")]
     TenantNotFound(TenantId),
+    /// What a client brought back to go on with a list is not what it was given.
+    #[error("{0:?} does not continue a list of clusters")]
+    BadContinuation(String),
     /// A key is wrong, missing or cannot be used.
     #[error("encryption")]
     Key(#[from] KeyError),

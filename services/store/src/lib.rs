@@ -45,8 +45,8 @@ pub use notice::Notice;
 pub use object::{DecodeError, Draft, Fields, Labels, Object, ObjectKey};
 pub use owners::Owner;
 pub use registry::{
-    BootstrapToken, BootstrapUse, Cluster, ClusterKeys, ClusterNetwork, ClusterState, NewCluster, NewToken,
-    ServiceToken, Tenant, TokenRow,
+    BootstrapToken, BootstrapUse, Cluster, ClusterKeys, ClusterNetwork, ClusterPage, ClusterState, NewCluster,
+    NewToken, ServiceToken, Tenant, TokenRow,
 };
 pub use shard::Pass;
 pub use store::Store;

@@ -47,12 +47,17 @@ impl Tally {
     pub async fn time(&mut self, operation: impl Future<Output = Result<()>>) {
         let start = Instant::now();
         match operation.await {
-            Ok(()) => self.microseconds.push(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)),
+            Ok(()) => self.done(start),
             Err(error) => {
                 self.errors += 1;
                 self.first_error.get_or_insert(format!("{error:#}"));
             }
         }
+    }
+
+    /// One more, begun at `start`.
+    pub fn done(&mut self, start: Instant) {
+        self.microseconds.push(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX));
     }
 
     /// How many failed.

@@ -1,6 +1,7 @@
 //! A load generator for any Kubernetes API server: the same requests, the same JSON, the same clock. Prints one JSON line
 //! a run: operations, seconds, rate, latency quantiles in milliseconds, and what the server's processes cost meanwhile.
 
+mod clusters;
 mod load;
 mod noisy;
 mod target;
@@ -101,6 +102,25 @@ enum Command {
     },
     /// The storm of `noisy`, until standard input ends.
     Storm,
+    /// Make clusters over Galley's management API.
+    CreateClusters {
+        #[arg(long, default_value = "c")]
+        prefix: String,
+        #[arg(long, default_value_t = 1000)]
+        count: usize,
+        #[arg(long, default_value_t = 8)]
+        connections: usize,
+        /// Keep a kubeconfig of each here.
+        #[arg(long)]
+        kubeconfigs: Option<std::path::PathBuf>,
+    },
+    /// List all clusters of Galley's management API, page by page.
+    ListClusters,
+    /// Delete all clusters of the tenant.
+    DeleteClusters {
+        #[arg(long, default_value_t = 16)]
+        connections: usize,
+    },
     /// Put the same ConfigMaps into etcd, through its JSON gateway: what the disk and an HTTP server on this machine give.
     EtcdPut {
         #[arg(long, default_value_t = 5000)]
@@ -128,6 +148,11 @@ async fn main() -> Result<()> {
             noisy::noisy(&target, (&noisy_server, &noisy_token), seconds).await?
         }
         Command::Storm => noisy::storm(&target).await?,
+        Command::CreateClusters { prefix, count, connections, kubeconfigs } => {
+            clusters::create(&target, &prefix, count, connections, kubeconfigs).await?
+        }
+        Command::ListClusters => clusters::list(&target).await?,
+        Command::DeleteClusters { connections } => clusters::delete(&target, connections).await?,
         Command::EtcdPut { count, connections } => load::etcd_put(&target, count, connections).await?,
     };
     let after = usage::read(&arguments.processes);

@@ -1,12 +1,12 @@
 //! `/v1/clusters`: a tenant's clusters.
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State as Extract};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State as Extract};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use galley_store::{Cluster, ClusterKeys, ClusterNetwork, ClusterState, NewCluster};
+use galley_store::{Cluster, ClusterKeys, ClusterNetwork, ClusterPage, ClusterState, NewCluster};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::auth::Tenant;
 use super::{Problem, State};
@@ -82,12 +82,32 @@ pub(super) struct NetworkBody {
     cluster_domain: String,
 }
 
-/// A tenant's clusters.
+/// Some of a tenant's clusters.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ClusterList {
     /// Oldest first.
     items: Vec<ClusterBody>,
+    /// There may be more: ask again with this.
+    #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
+
+/// Which clusters to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// At most so many, and never more than 500, which is also what is answered if this is left out.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<usize>,
+    /// What an earlier page's `continue` said: those after it.
+    r#continue: Option<String>,
+    /// Only the cluster of this name.
+    name: Option<String>,
+}
+
+/// Clusters of a page: some hundreds of kilobytes, some milliseconds of Postgres.
+const PAGE: usize = 500;
 
 const VERSION: &str = "1.36";
 /// With the short id and the hyphen before it, the host name's label stays below DNS' 63 characters.
@@ -187,18 +207,37 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(ClusterBody::of(&cluster, &state))))
 }
 
-/// Lists the tenant's clusters.
+/// Lists the tenant's clusters, page by page.
 #[utoipa::path(
     get, path = "/v1/clusters", operation_id = "clusterList", tag = "clusters", security(("tenant" = [])),
+    params(ListQuery),
     responses(
         (status = 200, description = "The clusters", body = ClusterList),
+        (status = 400, description = "The query is not of this shape", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or an unknown one", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The store cannot be reached", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn list(Extract(state): Extract<State>, tenant: Tenant) -> Result<Json<ClusterList>, Problem> {
-    let clusters = state.store.cluster_list(tenant.0).await?;
-    Ok(Json(ClusterList { items: clusters.iter().map(|c| ClusterBody::of(c, &state)).collect() }))
+pub(super) async fn list(
+    Extract(state): Extract<State>,
+    tenant: Tenant,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<ClusterList>, Problem> {
+    let Query(query) = query.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let page = match &query.name {
+        Some(name) => {
+            let found = state.store.cluster_by_name(tenant.0, name).await?;
+            ClusterPage { clusters: found.into_iter().collect(), next: None }
+        }
+        None => {
+            let limit = query.limit.unwrap_or(PAGE);
+            if !(1..=PAGE).contains(&limit) {
+                return Err(Problem::bad_request(format!("limit must be between 1 and {PAGE}, not {limit}")));
+            }
+            state.store.cluster_page(tenant.0, query.r#continue.as_deref(), limit).await?
+        }
+    };
+    Ok(Json(ClusterList { items: page.clusters.iter().map(|c| ClusterBody::of(c, &state)).collect(), next: page.next }))
 }
 
 /// One cluster.

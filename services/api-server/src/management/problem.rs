@@ -149,6 +149,7 @@ impl From<StoreError> for Problem {
                 Self::conflict("name-taken", "Name taken", format!("a tenant named {name:?} already exists"))
             }
             StoreError::ClusterNotFound(id) => Self::cluster_not_found(&id.to_string()),
+            StoreError::BadContinuation(_) => Self::bad_request(error.to_string()),
             StoreError::TenantNotFound(_) => Self::unauthorized(),
             StoreError::Unavailable(_)
             | StoreError::NotOwner { .. }

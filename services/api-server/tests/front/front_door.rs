@@ -47,6 +47,33 @@ async fn tenants_do_not_see_each_other() {
 }
 
 #[tokio::test]
+async fn a_tenants_clusters_come_in_pages_or_by_name() {
+    let door = front_door().await;
+    let (ours, theirs) = (door.tenant("ours").await, door.tenant("theirs").await);
+    for (token, name) in [(&ours, "one"), (&ours, "two"), (&theirs, "other"), (&ours, "three")] {
+        door.cluster(token, name).await;
+    }
+    let names = |answer: &serde_json::Value| -> Vec<String> {
+        let items = answer["items"].as_array().unwrap().iter();
+        items.map(|cluster| cluster["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let first = door.rest(Method::GET, "/v1/clusters?limit=2", Some(&ours), None).await.body;
+    assert_eq!(names(&first), ["one", "two"]);
+    let after = first["continue"].as_str().unwrap();
+    let rest = door.rest(Method::GET, &format!("/v1/clusters?limit=2&continue={after}"), Some(&ours), None).await.body;
+    assert_eq!((names(&rest), rest.get("continue")), (vec!["three".to_owned()], None));
+    let named = door.rest(Method::GET, "/v1/clusters?name=two", Some(&ours), None).await.body;
+    assert_eq!(names(&named), ["two"]);
+    let foreign = door.rest(Method::GET, "/v1/clusters?name=other", Some(&ours), None).await.body;
+    assert_eq!(names(&foreign), [""; 0]);
+    for query in ["limit=0", "limit=501", "limit=x", "continue=x", "colour=red"] {
+        let answer = door.rest(Method::GET, &format!("/v1/clusters?{query}"), Some(&ours), None).await;
+        assert_eq!(answer.code, StatusCode::BAD_REQUEST, "{query}: {}", answer.text);
+        assert_eq!(answer.headers["content-type"], "application/problem+json");
+    }
+}
+
+#[tokio::test]
 async fn a_credential_of_one_cluster_is_nothing_on_another() {
     let door = front_door().await;
     let token = door.tenant("acme").await;

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::registry::ClusterState;
 use crate::registry::records::{
-    BootstrapToken, BootstrapUse, ClusterInserted, ClusterRow, SealedKeys, ServiceToken, Tenant, TenantInserted,
-    TokenRow,
+    BootstrapToken, BootstrapUse, ClusterInserted, ClusterRow, Cursor, SealedKeys, ServiceToken, Tenant,
+    TenantInserted, TokenRow,
 };
 use crate::spread::Roster;
 
@@ -192,14 +192,33 @@ impl Backend for Memory {
         })
     }
 
-    fn cluster_list(&self, tenant: Option<TenantId>) -> Answer<'_, Vec<ClusterRow>> {
+    fn cluster_list(&self) -> Answer<'_, Vec<ClusterRow>> {
         self.answer("cluster_list", move |tables| {
             let rows = tables.registry.clusters.iter().map(|(_, row)| row);
-            rows.filter(|row| {
-                row.cluster.state == ClusterState::Active && tenant.is_none_or(|tenant| row.cluster.tenant == tenant)
-            })
-            .cloned()
-            .collect()
+            rows.filter(|row| row.cluster.state == ClusterState::Active).cloned().collect()
+        })
+    }
+
+    fn cluster_page(&self, tenant: TenantId, after: Cursor, limit: usize) -> Answer<'_, Vec<ClusterRow>> {
+        self.answer("cluster_page", move |tables| {
+            let place = |row: &ClusterRow| Cursor { created: row.cluster.created, id: row.cluster.id.as_uuid() };
+            let rows = tables.registry.clusters.iter().map(|(_, row)| row);
+            let mut rows: Vec<ClusterRow> = rows
+                .filter(|row| {
+                    row.cluster.state == ClusterState::Active && row.cluster.tenant == tenant && place(row) > after
+                })
+                .cloned()
+                .collect();
+            rows.sort_by_key(place);
+            rows.truncate(limit);
+            rows
+        })
+    }
+
+    fn cluster_by_name<'a>(&'a self, tenant: TenantId, name: &'a str) -> Answer<'a, Option<ClusterRow>> {
+        self.answer("cluster_by_name", move |tables| {
+            let active = |row: &ClusterRow| row.cluster.state == ClusterState::Active;
+            tables.registry.find(|row| active(row) && row.cluster.tenant == tenant && row.cluster.name == name)
         })
     }
 

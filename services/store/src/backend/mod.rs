@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use crate::object::ObjectKey;
 use crate::registry::records::{
-    BootstrapToken, BootstrapUse, ClusterInserted, ClusterRow, ServiceToken, Tenant, TenantInserted, TokenRow,
+    BootstrapToken, BootstrapUse, ClusterInserted, ClusterRow, Cursor, ServiceToken, Tenant, TenantInserted, TokenRow,
 };
 use crate::spread::Roster;
 use crate::watch::{EventKind, Scope};
@@ -271,7 +271,12 @@ pub(crate) trait Backend: Send + Sync + std::fmt::Debug + 'static {
     ) -> Answer<'a, ClusterInserted>;
     /// Within a tenant when one is given, else anywhere.
     fn cluster_get(&self, tenant: Option<TenantId>, cluster: ClusterId) -> Answer<'_, Option<ClusterRow>>;
-    fn cluster_list(&self, tenant: Option<TenantId>) -> Answer<'_, Vec<ClusterRow>>;
+    /// Every tenant's.
+    fn cluster_list(&self) -> Answer<'_, Vec<ClusterRow>>;
+    /// Up to `limit` of a tenant's clusters, oldest first, after a place in that order.
+    fn cluster_page(&self, tenant: TenantId, after: Cursor, limit: usize) -> Answer<'_, Vec<ClusterRow>>;
+    /// The tenant's cluster of that name.
+    fn cluster_by_name<'a>(&'a self, tenant: TenantId, name: &'a str) -> Answer<'a, Option<ClusterRow>>;
     fn cluster_by_host<'a>(&'a self, label: &'a str) -> Answer<'a, Option<ClusterRow>>;
     /// Marks it deleted and destroys its keys. False: no such cluster of that tenant.
     fn cluster_shred(&self, tenant: TenantId, cluster: ClusterId) -> Answer<'_, bool>;

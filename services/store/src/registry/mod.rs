@@ -11,10 +11,10 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 pub use records::{
-    BootstrapToken, BootstrapUse, Cluster, ClusterKeys, ClusterNetwork, ClusterState, NewCluster, ServiceToken, Tenant,
-    TokenRow,
+    BootstrapToken, BootstrapUse, Cluster, ClusterKeys, ClusterNetwork, ClusterPage, ClusterState, NewCluster,
+    ServiceToken, Tenant, TokenRow,
 };
-use records::{ClusterInserted, ClusterRow, SealedKeys, TenantInserted};
+use records::{ClusterInserted, ClusterRow, Cursor, SealedKeys, TenantInserted};
 
 use crate::crypto::{DataKey, KeyError, random};
 use crate::error::StoreError;
@@ -191,14 +191,33 @@ impl Store {
         Ok(row.map(|row| row.cluster).filter(|cluster| cluster.state == ClusterState::Active))
     }
 
-    /// The tenant's clusters, oldest first.
-    pub async fn cluster_list(&self, tenant: TenantId) -> Result<Vec<Cluster>, StoreError> {
-        Ok(self.inner.backend.cluster_list(Some(tenant)).await?.into_iter().map(|row| row.cluster).collect())
+    /// At most `limit` of the tenant's clusters, oldest first, from the beginning or after an earlier page.
+    pub async fn cluster_page(
+        &self,
+        tenant: TenantId,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<ClusterPage, StoreError> {
+        let after = match after {
+            None => Cursor::START,
+            Some(text) => Cursor::decode(text).ok_or_else(|| StoreError::BadContinuation(text.to_owned()))?,
+        };
+        let rows = self.inner.backend.cluster_page(tenant, after, limit).await?;
+        let clusters: Vec<Cluster> = rows.into_iter().map(|row| row.cluster).collect();
+        let full = clusters.len() >= limit;
+        let last = clusters.last().filter(|_| full);
+        let next = last.map(|last| Cursor { created: last.created, id: last.id.as_uuid() }.encode());
+        Ok(ClusterPage { clusters, next })
+    }
+
+    /// The tenant's cluster of that name.
+    pub async fn cluster_by_name(&self, tenant: TenantId, name: &str) -> Result<Option<Cluster>, StoreError> {
+        Ok(self.inner.backend.cluster_by_name(tenant, name).await?.map(|row| row.cluster))
     }
 
     /// Every tenant's clusters: for other parts of the installation.
     pub async fn cluster_list_all(&self) -> Result<Vec<Cluster>, StoreError> {
-        Ok(self.inner.backend.cluster_list(None).await?.into_iter().map(|row| row.cluster).collect())
+        Ok(self.inner.backend.cluster_list().await?.into_iter().map(|row| row.cluster).collect())
     }
 
     /// A cluster, by the first label of the host name that a client asked for (SNI).

@@ -42,6 +42,39 @@ pub struct ServiceToken {
     pub created: Timestamp,
 }
 
+/// A place in a tenant's clusters, which are in the order of their making.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Cursor {
+    pub created: Timestamp,
+    /// A place, not a capability: it may be of a cluster that is gone.
+    pub id: Uuid,
+}
+
+impl Cursor {
+    /// Before all of them.
+    pub const START: Self = Self { created: Timestamp::UNIX_EPOCH, id: Uuid::nil() };
+
+    /// What a client brings back to go on after this place.
+    pub fn encode(self) -> String {
+        format!("{:x}-{}", self.created.as_nanosecond(), self.id.as_simple())
+    }
+
+    pub fn decode(text: &str) -> Option<Self> {
+        let (created, id) = text.split_once('-')?;
+        let created = Timestamp::from_nanosecond(i128::from_str_radix(created, 16).ok()?).ok()?;
+        Some(Self { created, id: Uuid::try_parse(id).ok()? })
+    }
+}
+
+/// Some of a tenant's clusters, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterPage {
+    /// The clusters.
+    pub clusters: Vec<Cluster>,
+    /// How to ask for those after them, if there may be more.
+    pub next: Option<String>,
+}
+
 /// A cluster's addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -130,6 +130,20 @@ async fn migration_6_keeps_join_tokens_unused() {
 }
 
 #[tokio::test]
+async fn migration_7_lists_clusters_by_index() {
+    let (_postgres, mut connection) = at_version(7).await;
+    run(&mut connection, 7).await;
+    let plan: Vec<String> = sqlx::query_scalar(
+        "EXPLAIN SELECT id FROM clusters WHERE tenant_id = gen_random_uuid() AND state = 'active'
+             AND (created_at, id) > (now(), gen_random_uuid()) ORDER BY created_at, id LIMIT 500",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .expect("plans");
+    assert!(plan.iter().any(|line| line.contains("clusters_listed")), "{plan:?}");
+}
+
+#[tokio::test]
 async fn every_table_has_row_level_security_that_binds_its_owner() {
     let (_postgres, mut connection) = at_version(i64::MAX).await;
     let unbound: Vec<String> = sqlx::query_scalar(
@@ -151,5 +165,5 @@ async fn every_table_has_row_level_security_that_binds_its_owner() {
     .expect("reads");
     assert_eq!(keyless, [""; 0], "a cluster's rows name their tenant");
     let versions: Vec<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
-    assert_eq!(versions, [1, 2, 3, 4, 5, 6], "a new migration needs a test here");
+    assert_eq!(versions, [1, 2, 3, 4, 5, 6, 7], "a new migration needs a test here");
 }

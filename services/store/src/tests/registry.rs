@@ -47,7 +47,10 @@ pub async fn answers_by_tenant(store: &Store, clock: &Arc<TokioClock>) {
     assert_eq!(store.cluster_get(acme.id, "no id").await.expect("reads"), None);
     assert_eq!(store.cluster_by_id(&id).await.expect("reads"), Some(cluster.clone()));
     assert_eq!(store.cluster_by_hostname(&cluster.host_label).await.expect("reads"), Some(cluster.clone()));
-    assert_eq!(store.cluster_list(acme.id).await.expect("reads"), std::slice::from_ref(&cluster));
+    let page = store.cluster_page(acme.id, None, 10).await.expect("reads");
+    assert_eq!((page.clusters, page.next), (vec![cluster.clone()], None));
+    assert_eq!(store.cluster_by_name(acme.id, &cluster.name).await.expect("reads"), Some(cluster.clone()));
+    assert_eq!(store.cluster_by_name(other.id, "prod").await.expect("reads"), Some(theirs.clone()));
     assert_eq!(store.cluster_list_all().await.expect("reads").len(), 2);
     assert_eq!(store.cluster_keys(cluster.id).await.expect("opens").service_account_key, "service account key");
 
@@ -79,4 +82,36 @@ pub async fn answers_by_tenant(store: &Store, clock: &Arc<TokioClock>) {
     assert!(store.cluster_keys(cluster.id).await.is_err());
     store.cluster_create(new_cluster(acme.id, "prod")).await.expect("the name is free");
     assert!(store.cluster(theirs.id).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn clusters_are_listed_page_by_page_each_once() {
+    let store = Store::open_in_memory(clock()).await.expect("opens");
+    let tenant = store.tenant_create("acme").await.expect("tenant").id;
+    let mut made = Vec::new();
+    for n in 0..25 {
+        made.push(store.cluster_create(new_cluster(tenant, &format!("c{n}"))).await.expect("made").id);
+        // Some are made in the same instant.
+        if n % 3 == 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.cluster_page(tenant, after.as_deref(), 10).await.expect("reads");
+        listed.extend(page.clusters.iter().map(|cluster| cluster.id));
+        // One that goes meanwhile disturbs no later page.
+        if after.is_none() {
+            assert!(store.cluster_delete(tenant, &listed[9].to_string()).await.expect("deleted"));
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    listed.sort_unstable();
+    made.sort_unstable();
+    assert_eq!(listed, made);
+    let answer = store.cluster_page(tenant, Some("x-y"), 10).await;
+    assert!(matches!(answer, Err(StoreError::BadContinuation(_))), "{answer:?}");
 }

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::config::StoreConfig;
 use crate::registry::records::{
-    BootstrapToken, BootstrapUse, ClusterInserted, ClusterRow, ServiceToken, Tenant, TenantInserted, TokenRow,
+    BootstrapToken, BootstrapUse, ClusterInserted, ClusterRow, Cursor, ServiceToken, Tenant, TenantInserted, TokenRow,
 };
 use crate::spread::Roster;
 
@@ -249,8 +249,16 @@ impl Backend for Postgres {
         Box::pin(self.read_cluster(tenant, cluster))
     }
 
-    fn cluster_list(&self, tenant: Option<TenantId>) -> Answer<'_, Vec<ClusterRow>> {
-        Box::pin(self.read_clusters(tenant))
+    fn cluster_list(&self) -> Answer<'_, Vec<ClusterRow>> {
+        Box::pin(self.read_clusters())
+    }
+
+    fn cluster_page(&self, tenant: TenantId, after: Cursor, limit: usize) -> Answer<'_, Vec<ClusterRow>> {
+        Box::pin(self.read_cluster_page(tenant, after, limit))
+    }
+
+    fn cluster_by_name<'a>(&'a self, tenant: TenantId, name: &'a str) -> Answer<'a, Option<ClusterRow>> {
+        Box::pin(self.read_cluster_named(tenant, name))
     }
 
     fn cluster_by_host<'a>(&'a self, label: &'a str) -> Answer<'a, Option<ClusterRow>> {

@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::types::At;
 use super::{BackendError, Fence, Postgres, Sees, failed};
 use crate::registry::records::{
-    BootstrapToken, BootstrapUse, ClusterInserted, ClusterRow, SealedKeys, ServiceToken, Tenant, TenantInserted,
-    TokenRow,
+    BootstrapToken, BootstrapUse, ClusterInserted, ClusterRow, Cursor, SealedKeys, ServiceToken, Tenant,
+    TenantInserted, TokenRow,
 };
 use crate::registry::{Cluster, ClusterNetwork, ClusterState};
 
@@ -239,9 +239,48 @@ impl Postgres {
         row.as_ref().map(cluster).transpose()
     }
 
-    pub(super) async fn read_clusters(&self, tenant: Option<TenantId>) -> Result<Vec<ClusterRow>, BackendError> {
+    pub(super) async fn read_cluster_page(
+        &self,
+        tenant: TenantId,
+        after: Cursor,
+        limit: usize,
+    ) -> Result<Vec<ClusterRow>, BackendError> {
+        let failed = failed("list a page of clusters");
+        let mut tx = self.begin(Sees::Tenant(tenant)).await?;
+        let page = "WHERE tenant_id = $1 AND state = 'active' AND (created_at, id) > ($2, $3)
+             ORDER BY created_at, id LIMIT $4";
+        let rows = sqlx::query(select_clusters(page))
+            .bind(tenant.as_uuid())
+            .bind(At(after.created))
+            .bind(after.id)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(&failed)?;
+        tx.commit().await.map_err(&failed)?;
+        rows.iter().map(cluster).collect()
+    }
+
+    pub(super) async fn read_cluster_named(
+        &self,
+        tenant: TenantId,
+        name: &str,
+    ) -> Result<Option<ClusterRow>, BackendError> {
+        let failed = failed("find a cluster by name");
+        let mut tx = self.begin(Sees::Tenant(tenant)).await?;
+        let row = sqlx::query(select_clusters("WHERE tenant_id = $1 AND name = $2 AND state = 'active'"))
+            .bind(tenant.as_uuid())
+            .bind(name)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(&failed)?;
+        tx.commit().await.map_err(&failed)?;
+        row.as_ref().map(cluster).transpose()
+    }
+
+    pub(super) async fn read_clusters(&self) -> Result<Vec<ClusterRow>, BackendError> {
         let failed = failed("list clusters");
-        let mut tx = self.begin(sees(tenant)).await?;
+        let mut tx = self.begin(Sees::All).await?;
         let rows = sqlx::query(select_clusters("WHERE state = 'active' ORDER BY created_at, id"))
             .fetch_all(&mut *tx)
             .await
