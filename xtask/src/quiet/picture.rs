@@ -62,7 +62,7 @@ pub fn draw(title: &str, samples: &[Sample]) -> String {
         one("Write-ahead log, MiB/s", "log", rate(samples, |s| s.wal_mib)),
         one("Transactions/s", "commits", rate(samples, |s| s.transactions)),
         one("Rows", "rows", level(samples, |s| s.rows)),
-        one("Database, MiB", "tables and indexes", level(samples, |s| s.database_mib)),
+        one("Database, MiB", "size", level(samples, |s| s.database_mib)),
     ];
     let until = samples.last().map_or(1.0, |sample| sample.seconds).max(1.0);
     let height = TOP + panels.len() as f64 * (PANEL + GAP);
