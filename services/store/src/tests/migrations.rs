@@ -146,6 +146,25 @@ async fn migration_7_lists_clusters_by_index() {
 }
 
 #[tokio::test]
+async fn migration_8_compresses_bodies_with_lz4_where_postgres_has_it() {
+    let (_postgres, mut connection) = at_version(8).await;
+    let part = "CREATE TABLE changes_0 (LIKE changes INCLUDING ALL);
+        ALTER TABLE changes ATTACH PARTITION changes_0 FOR VALUES FROM ('2026-01-01') TO ('2026-01-02')";
+    execute(&mut connection, part).await.expect("a partition");
+    run(&mut connection, 8).await;
+    execute(&mut connection, "CREATE TABLE later (LIKE changes INCLUDING ALL)").await.expect("a partition made later");
+    let methods: Vec<String> = sqlx::query_scalar(
+        "SELECT attcompression::text FROM pg_attribute WHERE attname IN ('body', 'prev_body')
+             AND attrelid IN ('objects'::regclass, 'changes'::regclass, 'changes_0'::regclass, 'later'::regclass)",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .expect("reads");
+    let has_lz4 = execute(&mut connection, "SET default_toast_compression = 'lz4'").await.is_ok();
+    assert_eq!(methods, [if has_lz4 { "l" } else { "" }; 7]);
+}
+
+#[tokio::test]
 async fn every_table_has_row_level_security_that_binds_its_owner() {
     let (_postgres, mut connection) = at_version(i64::MAX).await;
     let unbound: Vec<String> = sqlx::query_scalar(
@@ -167,5 +186,5 @@ async fn every_table_has_row_level_security_that_binds_its_owner() {
     .expect("reads");
     assert_eq!(keyless, [""; 0], "a cluster's rows name their tenant");
     let versions: Vec<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
-    assert_eq!(versions, [1, 2, 3, 4, 5, 6, 7], "a new migration needs a test here");
+    assert_eq!(versions, [1, 2, 3, 4, 5, 6, 7, 8], "a new migration needs a test here");
 }
