@@ -4,11 +4,12 @@ use std::sync::{Arc, LazyLock};
 
 use galley_authz::Actor;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use rcgen::KeyPair;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ProducesTickets, WebPkiClientVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 
@@ -35,6 +36,20 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
+/// Seals sessions into tickets that clients keep, under a key of this process that changes every few hours: a client that comes
+/// back saves a handshake, and nothing is kept here for thousands of clusters.
+///
+/// One for all clusters: a ticket is good for the server name only that it was given for, and the certificate in it is checked
+/// against the cluster's CA at every connection ([`PeerVerifier::peer`]), so it opens nothing elsewhere.
+fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+    static TICKETER: Mutex<Option<Arc<dyn ProducesTickets>>> = Mutex::new(None);
+    let mut ticketer = TICKETER.lock();
+    if let Some(made) = &*ticketer {
+        return Ok(Arc::clone(made));
+    }
+    Ok(Arc::clone(ticketer.insert(ring::Ticketer::new()?)))
+}
+
 fn finish(
     builder: rustls::ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>,
     chain: Vec<CertificateDer<'static>>,
@@ -43,9 +58,10 @@ fn finish(
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let mut config = builder.with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // No resumption: connections are few and long, and a session cache for each of thousands of clusters is not small.
+    // Tickets instead of sessions kept here: see `ticketer`.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
+    config.ticketer = ticketer()?;
+    config.send_tls13_tickets = 1;
     Ok(Arc::new(config))
 }
 

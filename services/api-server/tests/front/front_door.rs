@@ -1,7 +1,11 @@
 //! The front door as its users see it: over TLS, with curl's and kubectl's requests.
 
-use super::support::front_door;
-use http::{Method, StatusCode};
+use std::sync::Arc;
+
+use super::support::{front_door, send_on, tls};
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use rustls::HandshakeKind;
 use serde_json::json;
 
 #[tokio::test]
@@ -98,6 +102,22 @@ async fn a_credential_of_one_cluster_is_nothing_on_another() {
     // Its account's deletion ends it.
     one.admin(Method::DELETE, "/api/v1/namespaces/default/serviceaccounts/app", None).await;
     assert_eq!(one.api(Method::GET, list, Some(jwt), None, None).await.code, 401);
+}
+
+#[tokio::test]
+async fn who_comes_back_resumes_his_session_and_is_who_he_was() {
+    let door = front_door().await;
+    let token = door.tenant("acme").await;
+    let cluster = door.cluster(&token, "shop").await;
+    let admin = cluster.credential("admin", "system:masters");
+    let client = tls(cluster.authority.certificate(), Some(&admin));
+    for (visit, handshake) in [HandshakeKind::Full, HandshakeKind::Resumed].into_iter().enumerate() {
+        let stream = door.connect_as(&cluster.host(), Arc::clone(&client)).await.unwrap();
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(handshake), "visit {visit}");
+        let request = Request::builder().uri("/api/v1/namespaces").header("host", cluster.host());
+        let answer = send_on(stream, request.body(Full::default()).unwrap()).await;
+        assert_eq!(answer.code, 200, "{}", answer.text);
+    }
 }
 
 #[tokio::test]

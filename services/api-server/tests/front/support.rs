@@ -176,9 +176,18 @@ impl FrontDoor {
         roots: &CertificateDer<'static>,
         client: Option<&ClientCredential>,
     ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        self.connect_as(name, tls(roots, client)).await
+    }
+
+    /// As a client that keeps its configuration, and in it what sessions it may resume.
+    pub async fn connect_as(
+        &self,
+        name: &str,
+        client: Arc<ClientConfig>,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(self.address).await?;
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        tokio_rustls::TlsConnector::from(tls(roots, client)).connect(name, tcp).await
+        tokio_rustls::TlsConnector::from(client).connect(name, tcp).await
     }
 
     async fn send(
@@ -188,10 +197,7 @@ impl FrontDoor {
         client: Option<&ClientCredential>,
         request: Request<Full<Bytes>>,
     ) -> Answer {
-        let stream = self.connect(name, roots, client).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        read(sender.send_request(request).await.unwrap()).await
+        send_on(self.connect(name, roots, client).await.unwrap(), request).await
     }
 
     /// A request under a name that no cluster has.
@@ -219,6 +225,13 @@ impl FrontDoor {
         std::fs::write(&path, answer.text).unwrap();
         TestCluster { door: self, id, info, authority, kubeconfig: path }
     }
+}
+
+/// A request on a connection of its own.
+pub async fn send_on(stream: tokio_rustls::client::TlsStream<TcpStream>, request: Request<Full<Bytes>>) -> Answer {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    read(sender.send_request(request).await.unwrap()).await
 }
 
 pub async fn read<B: http_body::Body>(response: Response<B>) -> Answer
