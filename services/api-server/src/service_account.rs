@@ -257,10 +257,9 @@ fn check_alive(bound: &Bound, store: &ClusterStore, now: Timestamp) -> Result<()
         if *object.uid != *wanted.uid {
             return Err(gone());
         }
-        let deleted = object
-            .value()
-            .ok()
-            .and_then(|value| value["metadata"]["deletionTimestamp"].as_str()?.parse::<Timestamp>().ok());
+        // At every request: next to none of them is going away.
+        let tree = object.may_have("deletionTimestamp").then(|| object.value().ok()).flatten();
+        let deleted = tree.and_then(|value| value["metadata"]["deletionTimestamp"].as_str()?.parse::<Timestamp>().ok());
         match deleted {
             Some(at) if now > at + DELETION_LEEWAY => Err(gone()),
             _ => Ok(()),

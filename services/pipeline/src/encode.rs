@@ -9,11 +9,13 @@ use bytes::Bytes;
 use galley_kube::{Resource, Status};
 use galley_store::{Draft, Labels, Object, ObjectKey};
 use galley_types::Revision;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::fields;
 use crate::members::Members;
+use crate::value::at;
 
 /// What the store needs to commit `value`.
 pub fn draft(resource: &Resource, key: ObjectKey, value: &Value) -> Result<Draft, Status> {
@@ -42,8 +44,9 @@ pub fn unstored(resource: &Resource, key: ObjectKey, value: &Value) -> Result<Ob
     ))
 }
 
-fn labels(value: &Value) -> Labels {
-    let Some(Value::Object(labels)) = value.pointer("/metadata/labels") else { return Labels::new() };
+/// `metadata.labels`.
+pub fn labels(value: &Value) -> Labels {
+    let Some(Value::Object(labels)) = at(value, "/metadata/labels") else { return Labels::new() };
     labels.iter().filter_map(|(key, value)| Some((key, value.as_str()?))).collect()
 }
 
@@ -57,9 +60,40 @@ fn halves(value: &Value) -> Result<(Bytes, Bytes), Status> {
     )
 }
 
+/// A member of a body: as a tree, or as the text that it is.
+#[derive(Clone, Copy)]
+enum Member<'a> {
+    Tree(&'a Value),
+    Text(&'a RawValue),
+}
+
+impl Serialize for Member<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Tree(value) => value.serialize(serializer),
+            Self::Text(text) => text.serialize(serializer),
+        }
+    }
+}
+
+/// The halves of a body that has no `managedFields` yet, with these.
+pub fn halves_managed(value: &Value, managed: &RawValue) -> Result<(Bytes, Bytes), Status> {
+    let empty = Map::new();
+    let root = value.as_object().unwrap_or(&empty);
+    let metadata = root.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    let tree = |(key, value)| (String::as_str(key), Member::Tree(value));
+    let managed = std::iter::once(("managedFields", Member::Text(managed)));
+    cut(root.iter().map(tree), metadata.iter().map(tree).chain(managed))
+}
+
 /// The halves of a body whose members are texts.
 pub fn halves_of(root: &Members<'_>) -> Result<(Bytes, Bytes), Status> {
     let metadata = root.members("metadata")?;
+    halves_with(root, &metadata)
+}
+
+/// As [`halves_of`], with other metadata than the body's.
+pub fn halves_with(root: &Members<'_>, metadata: &Members<'_>) -> Result<(Bytes, Bytes), Status> {
     cut(root.iter(), metadata.iter())
 }
 

@@ -8,6 +8,8 @@ use galley_store::Fields;
 
 use serde_json::Value;
 
+use crate::value::at;
+
 /// Field label, JSON pointer of its value, and what an absent value reads as.
 type Row = (&'static str, &'static str, &'static str);
 
@@ -68,7 +70,7 @@ pub fn of(resource: &Resource, value: &Value) -> Fields {
     builtin
         .chain(own.iter().map(|(label, pointer, absent)| (*label, pointer.as_str(), *absent)))
         .filter_map(|(label, pointer, absent)| {
-            let text = match value.pointer(pointer) {
+            let text = match at(value, pointer) {
                 Some(Value::String(text)) => Cow::Borrowed(text.as_str()),
                 Some(Value::Null) | None => Cow::Borrowed(absent),
                 Some(other) => Cow::Owned(other.to_string()),

@@ -12,6 +12,7 @@ mod convert;
 mod create;
 mod delete;
 mod encode;
+mod events;
 mod eviction;
 pub mod fields;
 mod members;

@@ -6,7 +6,7 @@ use galley_kube::Resource;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::value::{map_at, metadata, object_mut, root, text};
+use crate::value::{at, map_at, metadata, object_mut, root, text};
 
 /// Which part of an object a write is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ fn initial_status(resource: &Resource) -> Option<Value> {
 
 fn start_pod(pod: &mut Value) {
     let class = qos_class(pod);
-    let gated = pod.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty());
+    let gated = at(pod, "/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty());
     let status = map_at(pod, &["status"]);
     status.insert("qosClass".into(), json!(class));
     if gated {
@@ -123,7 +123,7 @@ fn start_pod(pod: &mut Value) {
 pub fn qos_class(pod: &Value) -> &'static str {
     let containers = ["/spec/containers", "/spec/initContainers"]
         .iter()
-        .flat_map(|pointer| pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten());
+        .flat_map(|path| at(pod, path).and_then(Value::as_array).into_iter().flatten());
     let (mut any, mut guaranteed) = (false, true);
     for container in containers {
         for resource in ["cpu", "memory"] {

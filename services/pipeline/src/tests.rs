@@ -373,3 +373,43 @@ async fn a_new_cluster_says_where_its_api_server_is() {
     assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], service["spec"]["clusterIP"]);
     assert_eq!(slice["endpoints"][0]["addresses"], json!([service["spec"]["clusterIP"]]));
 }
+
+#[tokio::test]
+async fn events_of_a_batch_are_what_each_would_be_by_itself() {
+    let cluster = TestCluster::new().await;
+    let recorder = Actor::controller("event-recorder");
+    let event = |name: &str, about: Value| {
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": "default"},
+            "involvedObject": about, "reason": "FailedScheduling", "message": "0/0 nodes", "type": "Warning",
+            "source": {"component": "default-scheduler"}, "reportingComponent": "default-scheduler",
+            "reportingInstance": "", "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:00:00Z",
+            "count": 1})
+    };
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "name": "a", "namespace": "default", "uid": "u"});
+    let bodies =
+        || [event("one", pod.clone()), event("two", pod.clone()), event("three", json!({"kind": "Node", "name": "n"}))];
+    let mut alone = Vec::new();
+    let events = cluster.resource("events");
+    for body in bodies() {
+        let written = cluster.api.create(&recorder, &events, "default", body, &WriteOptions::default()).await.unwrap();
+        alone.push(written.object);
+    }
+    for object in &alone {
+        cluster.api.delete(&recorder, &events, "default", &object.key.name, &DeleteOptions::default()).await.unwrap();
+    }
+    let together = cluster.api.create_events(&recorder, bodies().into()).await;
+    for (alone, together) in alone.iter().zip(together) {
+        let together = together.unwrap();
+        let (mut one, mut other) = (alone.value().unwrap(), together.value().unwrap());
+        for tree in [&mut one, &mut other] {
+            tree["metadata"]["uid"] = json!(null);
+            tree["metadata"]["resourceVersion"] = json!(null);
+        }
+        assert_eq!(one, other);
+        assert_eq!((&alone.key, &alone.fields, &alone.labels), (&together.key, &together.fields, &together.labels));
+    }
+    let again = cluster.api.create_events(&recorder, bodies().into()).await;
+    assert!(again.iter().all(|again| again.as_ref().is_err_and(|status| status.reason == Reason::AlreadyExists)));
+    let nowhere = json!({"metadata": {"name": "e", "namespace": "nowhere"}});
+    assert_eq!(cluster.api.create_events(&recorder, vec![nowhere]).await[0].as_ref().unwrap_err().code, 404);
+}

@@ -3,19 +3,25 @@
 
 use serde_json::{Map, Value};
 
-/// The text at a JSON pointer (`/metadata/name`); empty where there is none.
+/// The value at a path of object keys, written as a JSON pointer (`/metadata/name`) without escapes. `Value::pointer` makes two
+/// texts for each key, to look for escapes: a tenth of what creating a pod took.
+pub fn at<'a>(value: &'a Value, pointer: &str) -> Option<&'a Value> {
+    pointer.split('/').skip(1).try_fold(value, |value, key| value.as_object()?.get(key))
+}
+
+/// The text at a path ([`at`]); empty where there is none.
 pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    at(value, pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The number at a JSON pointer.
+/// The number at a path ([`at`]).
 pub fn int(value: &Value, pointer: &str) -> Option<i64> {
-    value.pointer(pointer).and_then(Value::as_i64)
+    at(value, pointer).and_then(Value::as_i64)
 }
 
-/// The array at a JSON pointer; empty where there is none.
+/// The array at a path ([`at`]); empty where there is none.
 pub fn array<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
-    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    at(value, pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// The object under `key`, made when it is absent or null.
@@ -109,6 +115,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_path_leads_where_a_json_pointer_does() {
+        let value = json!({"a": {"b": {"c": 1}, "d": "x"}});
+        for path in ["", "/a", "/a/b/c", "/a/d", "/a/d/e", "/z", "/a/z"] {
+            assert_eq!(at(&value, path), value.pointer(path), "{path}");
+        }
+    }
 
     #[test]
     fn bodies_that_differ_in_bookkeeping_only_are_the_same() {

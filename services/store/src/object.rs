@@ -212,6 +212,17 @@ impl Object {
         }
     }
 
+    /// Whether a member of this name may be somewhere in the body: a cheap look before it is decoded.
+    pub fn may_have(&self, member: &str) -> bool {
+        memmem::find(&self.body, member.as_bytes()).is_some()
+    }
+
+    /// The body after the resourceVersion's digits: what is not metadata, in the pipeline's encoding.
+    pub fn rest(&self) -> &[u8] {
+        let rest = &self.body[self.revision_at as usize..];
+        &rest[rest.iter().take_while(|byte| byte.is_ascii_digit()).count()..]
+    }
+
     /// The object as a JSON tree.
     pub fn value(&self) -> Result<serde_json::Value, DecodeError> {
         serde_json::from_slice(&self.body).map_err(|source| DecodeError {

@@ -39,6 +39,8 @@ pub(crate) struct Applied {
     pub(crate) notes: Vec<Note>,
 }
 
+/// Events written in one batch of the store.
+const EVENTS: usize = 256;
 const FIRST_BATCH: usize = 16;
 const GROWTH: usize = 4;
 
@@ -267,20 +269,32 @@ pub(crate) async fn record(api: &ClusterApi, writes: Vec<EventWrite>) {
     let actor = Actor::controller("event-recorder");
     let options = WriteOptions::default();
     let (api, resource, actor, options) = (api, &*resource, &actor, &options);
-    let running: FuturesUnordered<_> = writes
+    let mut counts = Vec::new();
+    let mut fresh = Vec::new();
+    for write in writes {
+        match write {
+            EventWrite::Create { body } => fresh.push(body),
+            EventWrite::Count { namespace, name, patch, body } => counts.push((namespace, name, patch, body)),
+        }
+    }
+    // New ones first: what is counted may be among them.
+    while !fresh.is_empty() {
+        let rest = fresh.split_off(fresh.len().min(EVENTS));
+        for written in api.create_events(actor, std::mem::replace(&mut fresh, rest)).await {
+            if let Err(status) = written {
+                debug!(error = status.message, "an event was not recorded");
+            }
+        }
+    }
+    let running: FuturesUnordered<_> = counts
         .into_iter()
-        .map(|write| async move {
-            let written = match write {
-                EventWrite::Create { namespace, body } => api.create(actor, resource, &namespace, body, options).await,
-                EventWrite::Count { namespace, name, patch, body } => {
-                    let patch = Patch { kind: PatchKind::Merge, body: patch };
-                    match api.patch(actor, resource, &namespace, &name, None, patch, options).await {
-                        Err(status) if status.reason == Reason::NotFound => {
-                            api.create(actor, resource, &namespace, body, options).await
-                        }
-                        other => other,
-                    }
+        .map(|(namespace, name, patch, body)| async move {
+            let patch = Patch { kind: PatchKind::Merge, body: patch };
+            let written = match api.patch(actor, resource, &namespace, &name, None, patch, options).await {
+                Err(status) if status.reason == Reason::NotFound => {
+                    api.create(actor, resource, &namespace, body, options).await
                 }
+                other => other,
             };
             if let Err(status) = written {
                 debug!(error = status.message, "an event was not recorded");

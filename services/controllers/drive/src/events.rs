@@ -23,9 +23,7 @@ const MEMORY: usize = 4_096;
 pub enum EventWrite {
     /// A new Event object.
     Create {
-        /// Where.
-        namespace: String,
-        /// The Event.
+        /// The Event, in its canonical form.
         body: Value,
     },
     /// The same once more.
@@ -110,7 +108,7 @@ impl Recorder {
         seen.last = now;
         let body = event(component, note, &namespace, seen, &message);
         if seen.count == 1 {
-            return Some(EventWrite::Create { namespace, body });
+            return Some(EventWrite::Create { body });
         }
         let patch = json!({"count": seen.count, "lastTimestamp": time::seconds(now), "message": message});
         Some(EventWrite::Count { namespace, name: seen.name.clone(), patch, body })
@@ -159,7 +157,6 @@ fn event(component: &str, note: &Note, namespace: &str, seen: &Seen, message: &s
         "reportingInstance": "",
         "firstTimestamp": time::seconds(seen.first),
         "lastTimestamp": time::seconds(seen.last),
-        "eventTime": null,
         "count": seen.count,
     })
 }
@@ -188,8 +185,9 @@ mod tests {
     #[test]
     fn a_repeated_event_is_counted() {
         let mut recorder = Recorder::default();
-        let Some(EventWrite::Create { namespace, body }) = recorder.record("c", &note("a"), now()) else { panic!() };
-        assert_eq!((namespace.as_str(), &body["count"], &body["message"]), ("default", &json!(1), &json!("a")));
+        let Some(EventWrite::Create { body }) = recorder.record("c", &note("a"), now()) else { panic!() };
+        assert_eq!((&body["metadata"]["namespace"], &body["count"]), (&json!("default"), &json!(1)));
+        assert_eq!(body["message"], "a");
         assert_eq!(body["source"], json!({"component": "c"}));
         let Some(EventWrite::Count { name, patch, .. }) = recorder.record("c", &note("a"), now()) else { panic!() };
         assert_eq!((json!(name), &patch["count"]), (body["metadata"]["name"].clone(), &json!(2)));

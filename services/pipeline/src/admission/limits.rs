@@ -5,7 +5,7 @@ use galley_types::Quantity;
 use serde_json::{Map, Value, json};
 
 use crate::admission::Request;
-use crate::value::{array, map_at, object_mut, root, text};
+use crate::value::{array, at, map_at, object_mut, root, text};
 
 pub(super) fn admit(request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
     let ranges = request.fetch_all("limitranges", request.namespace);
@@ -77,8 +77,8 @@ fn violations(range: &Value, pod: &Value) -> Vec<String> {
                 errors.extend(bounds(
                     item,
                     "Container",
-                    container.pointer("/resources/requests").unwrap_or(&Value::Null),
-                    container.pointer("/resources/limits").unwrap_or(&Value::Null),
+                    at(container, "/resources/requests").unwrap_or(&Value::Null),
+                    at(container, "/resources/limits").unwrap_or(&Value::Null),
                 ));
             }
         }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::admission::Request;
-use crate::value::{array, text};
+use crate::value::{array, at, text};
 
 /// Amounts by resource name: `pods`, `requests.cpu`, `count/deployments.apps`.
 pub type Usage = BTreeMap<String, Quantity>;
@@ -163,7 +163,7 @@ pub fn usage(resource: &str, object: &Value) -> Usage {
             if kind == "LoadBalancer" {
                 usage.insert("services.loadbalancers".into(), one());
             }
-            let allocates = object.pointer("/spec/allocateLoadBalancerNodePorts") != Some(&Value::Bool(false));
+            let allocates = at(object, "/spec/allocateLoadBalancerNodePorts") != Some(&Value::Bool(false));
             if kind == "NodePort" || (kind == "LoadBalancer" && allocates) {
                 usage.insert("services.nodeports".into(), ports);
             }
@@ -171,7 +171,7 @@ pub fn usage(resource: &str, object: &Value) -> Usage {
         "persistentvolumeclaims" => {
             usage.insert("persistentvolumeclaims".into(), one());
             let class = text(object, "/spec/storageClassName");
-            let storage = object.pointer("/spec/resources/requests/storage").and_then(quantity);
+            let storage = at(object, "/spec/resources/requests/storage").and_then(quantity);
             if !class.is_empty() {
                 let prefix = format!("{class}.storageclass.storage.k8s.io");
                 usage.insert(format!("{prefix}/persistentvolumeclaims"), one());
@@ -243,8 +243,7 @@ pub fn pod_resources(pod: &Value, list: &str) -> Usage {
             *slot = amount;
         }
     }
-    let overhead: Usage = pod
-        .pointer("/spec/overhead")
+    let overhead: Usage = at(pod, "/spec/overhead")
         .and_then(Value::as_object)
         .into_iter()
         .flatten()

@@ -5,7 +5,7 @@ use galley_kube::Status;
 use serde_json::{Value, json};
 
 use crate::admission::Request;
-use crate::value::{array, array_mut, map_at, object_mut, root, text};
+use crate::value::{array, array_mut, at, map_at, object_mut, root, text};
 
 /// Where client libraries look.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -49,8 +49,7 @@ pub(super) fn admit(
 
 fn use_account(pod: &mut Value, account: &Value, suffix: &str) {
     let name = name(pod).to_owned();
-    let automount = pod
-        .pointer("/spec/automountServiceAccountToken")
+    let automount = at(pod, "/spec/automountServiceAccountToken")
         .or_else(|| account.get("automountServiceAccountToken"))
         .and_then(Value::as_bool)
         .unwrap_or(true);

@@ -20,12 +20,13 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
+use memchr::memmem;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
 use crate::controller::{Context, Controller, Wake};
-use crate::view::{Change, View};
+use crate::view::{Change, Seen, View};
 
 /// What users put into `spec.schedulerName`, and read in events.
 const NAME: &str = "default-scheduler";
@@ -211,6 +212,9 @@ impl Scheduler {
             self.victims.remove(uid);
             return;
         }
+        if node.is_empty() && change.before.is_some_and(|before| is_waiting_as_before(before, change.now)) {
+            return;
+        }
         let Ok(pod) = object.typed::<Pod>() else { return };
         let before = change.before.and_then(|before| before.object.typed::<Pod>().ok());
         if !node.is_empty() {
@@ -294,6 +298,19 @@ impl Scheduler {
         }
         Ok(())
     }
+}
+
+/// Whether a pod without a node changed in nothing that is looked at here: its own condition comes back as a change. By the texts,
+/// as decoding every pending pod again is what this spares.
+fn is_waiting_as_before(before: &Seen, now: &Seen) -> bool {
+    // Members are ordered: the spec ends where the status begins. No field of a pod's spec is an object of this name.
+    let spec = |seen: &Seen| -> Option<usize> { memmem::find(seen.object.rest(), b"},\"status\":{") };
+    let (old, new) = (&before.object, &now.object);
+    !before.deleting
+        && !now.deleting
+        && (&old.uid, &old.labels, &old.fields) == (&new.uid, &new.labels, &new.fields)
+        && before.owners == now.owners
+        && spec(before).is_some_and(|end| spec(now) == Some(end) && old.rest()[..end] == new.rest()[..end])
 }
 
 fn start_time(pod: &Pod) -> Option<Timestamp> {
