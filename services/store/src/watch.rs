@@ -3,13 +3,14 @@
 //! A watcher is a cursor into the cluster's shared log: an event is kept and encoded once, however many watch it.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use galley_types::{ResourceName, Revision};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::cache::{self, Advance, Start};
 use crate::cluster::Loaded;
@@ -102,7 +103,8 @@ pub struct Watch {
     buffer: VecDeque<Arc<Event>>,
     /// Everything in scope up to here was handed out.
     delivered: Revision,
-    progress_due: Instant,
+    /// Kept from wait to wait: the runtime's timers are not touched for every change.
+    progress_due: Pin<Box<Sleep>>,
 }
 
 #[derive(Debug)]
@@ -136,7 +138,7 @@ impl Watch {
             }
             Start::Before(_) => Source::Changes(from),
         };
-        let progress_due = Instant::now() + cluster.settings.progress;
+        let progress_due = Box::pin(tokio::time::sleep(cluster.settings.progress));
         let mut watch = Self {
             cluster,
             scope,
@@ -160,15 +162,15 @@ impl Watch {
     /// The next change in scope, or progress when `Watch::progress` is due. Cancel-safe.
     pub async fn next(&mut self) -> Result<WatchItem, WatchEnd> {
         loop {
-            if Instant::now() >= self.progress_due {
-                self.progress_due = Instant::now() + self.cluster.settings.progress;
-                if let Some(item) = self.progress()? {
-                    return Ok(item);
-                }
-            }
             if let Some(event) = self.buffer.pop_front() {
                 self.delivered = event.object.revision;
                 return Ok(WatchItem::Event(event));
+            }
+            // Not at each event: what is taken at once is little.
+            if Instant::now() >= self.progress_due.deadline() {
+                let next = Instant::now() + self.cluster.settings.progress;
+                self.progress_due.as_mut().reset(next);
+                return self.progress();
             }
             if let Source::Changes(read) = self.source {
                 self.page(read).await?;
@@ -181,7 +183,7 @@ impl Watch {
                     tokio::select! {
                         biased;
                         _ = self.wake.changed() => {}
-                        () = tokio::time::sleep_until(self.progress_due) => {}
+                        () = &mut self.progress_due => {}
                     }
                 }
                 Advance::Events | Advance::Behind | Advance::Closed => {}
@@ -200,7 +202,7 @@ impl Watch {
     }
 
     /// How far this watch is, if more can be said than the last event said.
-    fn progress(&mut self) -> Result<Option<WatchItem>, WatchEnd> {
+    fn progress(&mut self) -> Result<WatchItem, WatchEnd> {
         if self.buffer.is_empty()
             && let Source::Log(_) = self.source
             && let Advance::Quiet(revision) = self.take()?
@@ -209,11 +211,10 @@ impl Watch {
             #[cfg(any(test, feature = "testing"))]
             if self.cluster.settings.breaks(crate::testing::Fault::BookmarkAhead, &self.scope.resource) {
                 self.cluster.settings.broke();
-                return Ok(Some(WatchItem::Progress(Revision(self.delivered.0 + 50))));
+                return Ok(WatchItem::Progress(Revision(self.delivered.0 + 50)));
             }
-            return Ok(Some(WatchItem::Progress(self.delivered)));
         }
-        Ok(Some(WatchItem::Progress(self.delivered)))
+        Ok(WatchItem::Progress(self.delivered))
     }
 
     fn take(&mut self) -> Result<Advance, WatchEnd> {

@@ -4,6 +4,7 @@
 //! the watcher would have seen: an object that stops matching is deleted for it, one that starts matching is added.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use rand::Rng;
 use serde_json::{Value, json};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio::time::Sleep;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::Call;
 use super::list;
@@ -92,8 +93,11 @@ pub async fn answer(
             (None, VecDeque::from([error_line(&list::expired(&end))?]))
         }
     };
-    let until = Instant::now() + Duration::from_secs(timeout);
-    let state = State { watch, initial, encoder, ready, until, shutdown: call.shutdown.clone(), _held: held };
+    let end = End {
+        timeout: Box::pin(tokio::time::sleep(Duration::from_secs(timeout))),
+        shutdown: Box::pin(call.shutdown.clone().cancelled_owned()),
+    };
+    let state = State { watch, initial, encoder, ready, end, _held: held };
     let frames = stream::unfold(state, |mut state| async move {
         let frame = state.next().await?;
         Some((Ok::<_, std::convert::Infallible>(frame), state))
@@ -141,9 +145,15 @@ struct State {
     initial: Initial,
     encoder: Encoder,
     ready: VecDeque<Bytes>,
-    until: Instant,
-    shutdown: CancellationToken,
+    end: End,
     _held: HeldWatch,
+}
+
+/// What ends a watch. Kept as long as the watch: made at each wait, they would be put into and taken out of the runtime's timers
+/// and the server's list of whom to tell for every batch of events and every watcher.
+struct End {
+    timeout: Pin<Box<Sleep>>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl State {
@@ -159,8 +169,8 @@ impl State {
             let watch = self.watch.as_mut()?;
             let item = tokio::select! {
                 biased;
-                () = self.shutdown.cancelled() => return None,
-                () = tokio::time::sleep_until(self.until) => return None,
+                () = &mut self.end.shutdown => return None,
+                () = &mut self.end.timeout => return None,
                 item = watch.next() => item,
             };
             self.take(item);
