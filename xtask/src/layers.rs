@@ -39,7 +39,10 @@ const FORBIDDEN: &[(&[&str], &[&str])] = &[
     (&["galley-pipeline"], &["axum", "hyper", "aws-*", "galley-controllers-drive", "galley-scheduler"]),
     (&["galley-api-server"], &["aws-*", "galley-controllers-drive", "galley-controllers-plan", "galley-scheduler"]),
     (&["galley-controllers-drive"], &["axum", "aws-*", "galley-api-server"]),
-    (&["galley-cloud", "galley-cloud-controller", "galley-cloud-local"], &["sqlx", "axum", "galley-store"]),
+    (
+        &["galley-cloud", "galley-cloud-controller", "galley-cloud-local", "galley-cloud-aws", "galley-cloud-groups"],
+        &["sqlx", "axum", "galley-store"],
+    ),
     (
         &[
             "galley-node-agent",
@@ -56,8 +59,12 @@ const FORBIDDEN: &[(&[&str], &[&str])] = &[
 /// The only crates that may name these directly.
 ///
 /// The node-agent reaches axum through tonic, whose server half the CRI bindings switch on; it must not serve with it.
-const ONLY: &[(&str, &[&str])] =
-    &[("sqlx", &["galley-store"]), ("axum", &["galley-api-server"]), ("k8s-cri", &["galley-node-cri"])];
+const ONLY: &[(&str, &[&str])] = &[
+    ("sqlx", &["galley-store"]),
+    ("axum", &["galley-api-server"]),
+    ("k8s-cri", &["galley-node-cri"]),
+    ("aws-sdk-ec2", &["galley-cloud-aws"]),
+];
 
 /// Fails with every forbidden import.
 pub fn check() -> Result<()> {

@@ -64,6 +64,10 @@ pub fn ensure(purpose: For) -> Result<()> {
     if galley_harness::kubectl::newest().is_err() {
         missing.push("kubernetes-client");
     }
+    // The tests' AWS emulator.
+    if purpose == For::Running && !galley_harness::emulator::python_is_complete() {
+        missing.push("python3-venv");
+    }
     if missing.is_empty() {
         return Ok(());
     }

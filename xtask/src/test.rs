@@ -13,6 +13,7 @@ pub fn test(fast: bool) -> Result<()> {
         bail!("the end-to-end tests run containers and need root; `cargo xtask test --fast` runs the others");
     }
     packages::ensure(packages::For::Running)?;
+    galley_harness::emulator::ensure()?;
     run(crate::cargo()?.args(["fmt", "--all", "--check"]))?;
     layers::check()?;
     run(crate::cargo()?.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;

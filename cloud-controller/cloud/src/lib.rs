@@ -3,6 +3,8 @@
 //! A cloud is told the wanted state of one thing at a time, whole, under a name that Galley gives; telling it again changes nothing.
 //! So a controller that was killed between any two steps says the same again, and finds what it made by its name.
 
+mod instances;
+
 use std::fmt;
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -10,6 +12,8 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+
+pub use instances::{Capacity, Instance, InstanceOwner, InstanceSpec, InstanceState, Instances};
 
 /// A Service of a cluster, which is the name of its load balancer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -88,6 +92,12 @@ pub enum CloudError {
     /// Too many calls: retry after this time.
     #[error("the cloud asks to wait {retry_after:?}")]
     Throttled { retry_after: Duration },
+    /// There is no such machine to be had there just now: try another type or zone, and this one again after a while.
+    #[error("there is no capacity for {instance_type} in {place}: {detail}")]
+    Capacity { instance_type: String, place: String, detail: String },
+    /// Our identity may not do this: whoever runs the installation must grant it, retrying does not help.
+    #[error("the cloud controller may not do `{operation}`: {detail}")]
+    Unauthorized { operation: &'static str, detail: String },
     /// It is not there (any more): make it, or forget it.
     #[error("there is no {what} `{name}`")]
     NotFound { what: &'static str, name: String },

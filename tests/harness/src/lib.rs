@@ -14,10 +14,12 @@
 //! stops processes and talks to them with the tools a user has (`galley`, `kubectl`), so it links none of the product.
 
 pub mod daemon;
+pub mod emulator;
 pub mod installation;
 pub mod kubectl;
 pub mod postgres;
 pub mod wait;
 
+pub use emulator::Emulator;
 pub use installation::{Installation, Options, Replica};
 pub use kubectl::Kubectl;
