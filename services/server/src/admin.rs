@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use galley_store::{LocalKey, Store, StoreConfig, StoreError};
+use galley_store::{Store, StoreConfig, StoreError};
 use galley_types::SystemClock;
 
 use crate::arguments::{AdminCommand, AdminOptions, StateOptions};
 
 /// The store, without the ambition to write clusters.
 async fn open(state: &StateOptions) -> anyhow::Result<Store> {
-    let key = LocalKey::from_file(&state.data_dir.join("master.key")).context("the master key cannot be used")?;
+    let key = state.key()?;
     let holder = format!("admin-{}", uuid::Uuid::new_v4());
     let config = StoreConfig::new(&state.database_url, holder, Arc::new(key));
     Store::open_registry(config, Arc::new(SystemClock)).await.context("the store cannot be opened")

@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use galley_api_server::FlowConfig;
-use galley_store::CacheLimits;
+use galley_store::{CacheLimits, LocalKey};
 use galley_types::{Quantity, QuantityError};
+use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
 
 /// Managed Kubernetes: one control plane for thousands of clusters.
 #[derive(Debug, Parser)]
@@ -15,6 +19,9 @@ pub struct Arguments {
     /// Log as JSON, a line for each event.
     #[arg(long, env = "GALLEY_LOG_JSON", global = true)]
     pub log_json: bool,
+    /// What is logged: levels for targets, as the crate tracing-subscriber writes them.
+    #[arg(long = "log", env = "GALLEY_LOG", default_value = "info,sqlx=warn", global = true)]
+    pub log_filter: EnvFilter,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -35,9 +42,57 @@ pub struct StateOptions {
     /// `postgres://USER@HOST:PORT/DATABASE`
     #[arg(long, env = "DATABASE_URL")]
     pub database_url: String,
-    /// Holds the master key, which wraps the clusters' data keys, and this process' identity.
+    /// Holds the master key (`master.key`), which wraps the clusters' data keys, and this process' identity.
     #[arg(long, env = "GALLEY_DATA_DIR", default_value = "/var/lib/galley")]
     pub data_dir: PathBuf,
+    /// The master key as 64 hexadecimal digits, instead of the file: for machines that keep nothing. Better in the environment than
+    /// on the command line, which everybody on the machine can read.
+    #[arg(long, env = "GALLEY_MASTER_KEY", hide_env_values = true)]
+    pub master_key: Option<MasterKey>,
+}
+
+impl StateOptions {
+    /// The master key: the one that was given, or else the data directory's, which is made when there is none.
+    pub fn key(&self) -> anyhow::Result<LocalKey> {
+        match &self.master_key {
+            Some(MasterKey(key)) => Ok(LocalKey::from_bytes(key)),
+            None => LocalKey::from_file(&self.data_dir.join("master.key")).context("the master key cannot be used"),
+        }
+    }
+
+    /// Where the master key comes from, for people.
+    pub fn key_source(&self) -> String {
+        match self.master_key {
+            Some(_) => "GALLEY_MASTER_KEY".to_owned(),
+            None => self.data_dir.join("master.key").display().to_string(),
+        }
+    }
+}
+
+/// 32 secret bytes, which no log shows.
+#[derive(Clone)]
+pub struct MasterKey([u8; 32]);
+
+impl std::fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MasterKey")
+    }
+}
+
+impl FromStr for MasterKey {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WRONG: &str = "must be 64 hexadecimal digits";
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(WRONG);
+        }
+        let mut key = [0; 32];
+        for (byte, at) in key.iter_mut().zip((0..64).step_by(2)) {
+            *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| WRONG)?;
+        }
+        Ok(Self(key))
+    }
 }
 
 /// What a process of the installation does. Any number of each.
@@ -63,9 +118,10 @@ pub struct RunOptions {
     /// that they can reach. A port of 0 is any free one.
     #[arg(long, env = "GALLEY_PEER_LISTEN", default_value = "127.0.0.1:0")]
     pub peer_listen: SocketAddr,
-    /// `HOST:PORT` that other replicas are told; `--peer-listen` if left out.
+    /// `HOST:PORT` that other replicas are told; `--peer-listen` if left out. A network (`10.0.0.0/16`) stands for this machine's
+    /// address in it and the port of `--peer-listen`: for machines that learn their addresses when they start.
     #[arg(long, env = "GALLEY_PEER_ADVERTISE")]
-    pub peer_advertise: Option<String>,
+    pub peer_advertise: Option<PeerAdvertise>,
     /// Clusters are `<name>-<short id>.<domain>`.
     #[arg(long, env = "GALLEY_DOMAIN", default_value = "galley.local")]
     pub domain: String,
@@ -88,6 +144,29 @@ pub struct RunOptions {
     pub lease_seconds: u64,
     #[command(flatten)]
     pub budgets: Budgets,
+}
+
+/// Where other replicas are told to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerAdvertise {
+    /// `HOST:PORT`.
+    Address(String),
+    /// This machine's address in a network.
+    Network(IpNet),
+}
+
+impl FromStr for PeerAdvertise {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(network) = text.parse() {
+            return Ok(Self::Network(network));
+        }
+        match text.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(Self::Address(text.to_owned())),
+            _ => Err("must be HOST:PORT or a network such as 10.0.0.0/16"),
+        }
+    }
 }
 
 /// How much clusters and tenants may take of this process. What is left out has a default.
@@ -164,4 +243,30 @@ pub enum AdminCommand {
     ShardList,
     /// Print every cluster: id, shard, tenant's id, name.
     ClusterList,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_master_key_is_64_hexadecimal_digits_and_is_not_shown() {
+        let key: MasterKey = "000102030405060708090a0b0c0d0e0f101112131415161718191A1B1C1D1E1F".parse().unwrap();
+        assert_eq!(key.0, std::array::from_fn(|at| u8::try_from(at).unwrap()));
+        assert_eq!(format!("{key:?}"), "MasterKey");
+        for wrong in ["", "00", &"0".repeat(63), &"g".repeat(64), &"é".repeat(32), &"+1".repeat(32)] {
+            assert!(wrong.parse::<MasterKey>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn peers_are_told_an_address_or_a_network_to_find_it_in() {
+        let parse = |text: &str| text.parse::<PeerAdvertise>();
+        assert_eq!(parse("a.internal:9"), Ok(PeerAdvertise::Address("a.internal:9".to_owned())));
+        assert_eq!(parse("[fd00::1]:9"), Ok(PeerAdvertise::Address("[fd00::1]:9".to_owned())));
+        assert_eq!(parse("10.64.0.0/16"), Ok(PeerAdvertise::Network("10.64.0.0/16".parse().unwrap())));
+        for wrong in ["a.internal", ":9", "a:99999", "10.64.0.0/33", ""] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! `galley-server run`: wires the store, the front door and the controllers together.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +11,14 @@ use galley_api_server::clusters::Clusters;
 use galley_api_server::installation::InstallationError;
 use galley_api_server::{FlowConfig, Gateway, GatewayConfig, installation, serve, serve_replicas};
 use galley_openapi::Documents;
-use galley_store::{KeyError, LocalKey, Store, StoreConfig, StoreError};
+use galley_store::{KeyError, Store, StoreConfig, StoreError};
 use galley_types::{Clock, SystemClock};
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::arguments::{Role, RunOptions};
+use crate::arguments::{PeerAdvertise, Role, RunOptions};
 
 /// Unused clusters stay in memory for minutes; looking four times a minute is often enough.
 const SWEEP: Duration = Duration::from_secs(15);
@@ -50,7 +51,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         false => None,
     };
 
-    let key = LocalKey::from_file(&data_dir.join("master.key")).context("the master key cannot be used")?;
+    let key = options.state.key()?;
     let mut config = StoreConfig::new(&options.state.database_url, holder(data_dir)?, Arc::new(key));
     let mut flow = FlowConfig::default();
     options.budgets.apply(&mut config.cache, &mut flow);
@@ -58,7 +59,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     config.set_lease(Duration::from_secs(options.lease_seconds));
     let store = match &peer_listener {
         Some(listener) => {
-            config.address = peer_address(options.peer_advertise.as_deref(), listener.local_addr()?)?;
+            config.address = peer_address(options.peer_advertise.as_ref(), listener.local_addr()?)?;
             Store::open(config, Arc::clone(&clock)).await
         }
         None => Store::open_gateway(config, Arc::clone(&clock)).await,
@@ -67,7 +68,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let authority = match installation::authority(&store, clock.now()).await {
         Err(InstallationError::Store(StoreError::Key(KeyError::DoesNotOpen { .. }))) => bail!(
             "the database is of an installation with another master key than {}: give the server that key, or an empty database",
-            data_dir.join("master.key").display()
+            options.state.key_source()
         ),
         other => other?,
     };
@@ -158,12 +159,12 @@ async fn stop_on_signal(store: Store, shutdown: CancellationToken) {
 }
 
 /// Where other replicas reach this one.
-fn peer_address(advertise: Option<&str>, listening: SocketAddr) -> anyhow::Result<String> {
+fn peer_address(advertise: Option<&PeerAdvertise>, listening: SocketAddr) -> anyhow::Result<String> {
     match advertise {
-        Some(address) if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => {
-            Ok(address.to_owned())
+        Some(PeerAdvertise::Address(address)) => Ok(address.clone()),
+        Some(PeerAdvertise::Network(network)) => {
+            Ok(SocketAddr::new(own_address(*network)?, listening.port()).to_string())
         }
-        Some(address) => bail!("--peer-advertise must be HOST:PORT, not {address:?}"),
         None if listening.ip().is_unspecified() => {
             bail!(
                 "--peer-listen {listening} is no address that others can reach: say which with --peer-advertise HOST:PORT"
@@ -171,6 +172,25 @@ fn peer_address(advertise: Option<&str>, listening: SocketAddr) -> anyhow::Resul
         }
         None => Ok(listening.to_string()),
     }
+}
+
+/// This machine's address in a network: the one that it would send from to others there.
+fn own_address(network: IpNet) -> anyhow::Result<IpAddr> {
+    let unspecified: IpAddr = match network {
+        IpNet::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpNet::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let somebody = network.hosts().next().unwrap_or(network.addr());
+    // Connecting a datagram socket asks the kernel for a route, and sends nothing. The port, discard's, is never reached.
+    let address = UdpSocket::bind((unspecified, 0))
+        .and_then(|socket| socket.connect((somebody, 9)).and_then(|()| socket.local_addr()))
+        .with_context(|| format!("this machine has no way to {network} of --peer-advertise"))?
+        .ip();
+    anyhow::ensure!(
+        network.contains(&address),
+        "this machine's address {address} is not in {network} of --peer-advertise"
+    );
+    Ok(address)
 }
 
 /// The host of `https://HOST:PORT`.
@@ -218,9 +238,12 @@ mod tests {
     fn other_replicas_are_told_an_address_that_they_can_reach() {
         let listening = |text: &str| text.parse().unwrap();
         assert_eq!(peer_address(None, listening("127.0.0.1:7")).unwrap(), "127.0.0.1:7");
-        assert_eq!(peer_address(Some("a.internal:9"), listening("0.0.0.0:7")).unwrap(), "a.internal:9");
+        let told = |text: &str| peer_address(Some(&text.parse().unwrap()), listening("0.0.0.0:7"));
+        assert_eq!(told("a.internal:9").unwrap(), "a.internal:9");
+        assert_eq!(told("127.0.0.0/8").unwrap(), "127.0.0.1:7");
+        // Nobody's: kept for documentation (RFC 5737).
+        assert!(told("192.0.2.0/24").is_err());
         assert!(peer_address(None, listening("0.0.0.0:7")).is_err());
-        assert!(peer_address(Some("a.internal"), listening("0.0.0.0:7")).is_err());
     }
 
     #[test]
