@@ -241,8 +241,6 @@ mod tests {
         let told = |text: &str| peer_address(Some(&text.parse().unwrap()), listening("0.0.0.0:7"));
         assert_eq!(told("a.internal:9").unwrap(), "a.internal:9");
         assert_eq!(told("127.0.0.0/8").unwrap(), "127.0.0.1:7");
-        // Nobody's: kept for documentation (RFC 5737).
-        assert!(told("192.0.2.0/24").is_err());
         assert!(peer_address(None, listening("0.0.0.0:7")).is_err());
     }
 
