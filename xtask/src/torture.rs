@@ -9,21 +9,12 @@ use crate::packages;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// How many faults.
-    #[arg(long, default_value_t = 200)]
-    cycles: u32,
-    /// The longest quiet before each, in seconds.
-    #[arg(long, default_value_t = 3.0)]
-    seconds: f64,
-    /// Decides what is killed and when, and what the clients do; a random one if left out.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Servers on one database.
-    #[arg(long, default_value_t = 1)]
-    replicas: usize,
-    /// Build with optimisations.
+    /// Build with optimisations. Comes first.
     #[arg(long)]
     release: bool,
+    /// Of `galley-torture`: `--cycles`, `--seconds`, `--seed`, `--replicas`, `--lease-seconds`; `-- --help` tells them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<String>,
 }
 
 /// Builds what is needed and torments it.
@@ -39,10 +30,6 @@ pub fn torture(arguments: &Arguments) -> Result<()> {
     let binaries = target.join(if arguments.release { "release" } else { "debug" });
     let mut torture = Command::new(binaries.join("galley-torture"));
     torture.arg("--binaries").arg(&binaries).arg("--directory").arg(target.join("torture"));
-    torture.args(["--cycles", &arguments.cycles.to_string(), "--seconds", &arguments.seconds.to_string()]);
-    torture.args(["--replicas", &arguments.replicas.to_string()]);
-    if let Some(seed) = arguments.seed {
-        torture.args(["--seed", &seed.to_string()]);
-    }
+    torture.args(&arguments.options);
     crate::run(&mut torture)
 }

@@ -72,11 +72,20 @@ pub struct Plan {
     pub progress: bool,
 }
 
+/// How long a fault lasted after everything was told to start again.
+#[derive(Debug, Clone, Copy)]
+pub struct Recovery {
+    /// Until PostgreSQL, if it was stopped, answered again: its own recovery from its log.
+    pub database: Duration,
+    /// From then until a write that was sent after the fault's end was acknowledged.
+    pub back: Duration,
+}
+
 /// What came of it.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
-    /// Which fault, and how long until a write that was sent after it was acknowledged.
-    pub cycles: Vec<(&'static str, Duration)>,
+    /// Which fault, and how it was got over.
+    pub cycles: Vec<(&'static str, Recovery)>,
     /// Everything that was judged.
     pub counts: Counts,
     /// Changes of objects that anybody saw.
@@ -99,12 +108,18 @@ pub async fn torture(plant: &Plant, plan: &Plan) -> Result<Summary> {
             let quiet = plan.quiet.mul_f64(rng.random_range(0.2..1.0));
             tokio::time::sleep(quiet).await;
             let pause = Duration::from_millis(rng.random_range(0..1500));
-            let back = cycle(plant, plan, running.recorder(), fault, pause).await;
-            let back = back.with_context(|| format!("{} (seed {})\n{}", fault.label(), plan.seed, plant.logs()))?;
-            summary.cycles.push((fault.label(), back));
+            let recovery = cycle(plant, plan, running.recorder(), fault, pause).await;
+            let recovery =
+                recovery.with_context(|| format!("{} (seed {})\n{}", fault.label(), plan.seed, plant.logs()))?;
+            summary.cycles.push((fault.label(), recovery));
             if plan.progress {
                 let (done, all) = (summary.cycles.len(), plan.cycles);
-                println!("{done:>4}/{all}  {:<32} back after {:>5.2} s", fault.label(), back.as_secs_f64());
+                let database = match recovery.database {
+                    Duration::ZERO => String::new(),
+                    database => format!(" (PostgreSQL took {:.2} s to start)", database.as_secs_f64()),
+                };
+                let back = recovery.back.as_secs_f64();
+                println!("{done:>4}/{all}  {:<32} back after {back:>5.2} s{database}", fault.label());
             }
         }
         let history = running.finish().await.with_context(|| plant.logs())?;
@@ -114,8 +129,8 @@ pub async fn torture(plant: &Plant, plan: &Plan) -> Result<Summary> {
     Ok(summary)
 }
 
-/// One fault; how long until a write that was sent after its end was acknowledged.
-async fn cycle(plant: &Plant, plan: &Plan, recorder: &Recorder, fault: Fault, pause: Duration) -> Result<Duration> {
+/// One fault, and how it was got over.
+async fn cycle(plant: &Plant, plan: &Plan, recorder: &Recorder, fault: Fault, pause: Duration) -> Result<Recovery> {
     recorder.note(fault.label());
     match fault {
         Fault::ServerKilled(server) => {
@@ -137,15 +152,17 @@ async fn cycle(plant: &Plant, plan: &Plan, recorder: &Recorder, fault: Fault, pa
         }
     }
     let since = (recorder.now(), recorder.len());
-    let started = Instant::now();
     recorder.note("everything is started again");
+    let mut database = Duration::ZERO;
+    if matches!(fault, Fault::PostgresKilled | Fault::BothKilled(_)) {
+        let starting = Instant::now();
+        tokio::task::block_in_place(|| plant.postgres().start())?;
+        database = starting.elapsed();
+    }
+    let started = Instant::now();
     match fault {
-        Fault::ServerKilled(server) => plant.server_start(server)?,
-        Fault::PostgresKilled => tokio::task::block_in_place(|| plant.postgres().start())?,
-        Fault::BothKilled(server) => {
-            tokio::task::block_in_place(|| plant.postgres().start())?;
-            plant.server_start(server)?;
-        }
+        Fault::PostgresKilled => {}
+        Fault::ServerKilled(server) | Fault::BothKilled(server) => plant.server_start(server)?,
         Fault::ServerPaused(server) => plant.server(server).signal("CONT")?,
     }
     let (after, from) = since;
@@ -165,7 +182,7 @@ async fn cycle(plant: &Plant, plan: &Plan, recorder: &Recorder, fault: Fault, pa
     for server in 0..plant.replicas() {
         plant.server_wait(server).await?;
     }
-    Ok(back)
+    Ok(Recovery { database, back })
 }
 
 fn judge(history: &[Entry], plan: &Plan, summary: &mut Summary) -> Result<()> {
@@ -197,17 +214,22 @@ fn judge(history: &[Entry], plan: &Plan, summary: &mut Summary) -> Result<()> {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
-        writeln!(text, "| fault | cycles | back after, median s | longest s |")?;
-        writeln!(text, "|---|---|---|---|")?;
+        writeln!(text, "| fault | cycles | back after, median s | longest s | PostgreSQL's own start, median s |")?;
+        writeln!(text, "|---|---|---|---|---|")?;
         let mut labels: Vec<&str> = self.cycles.iter().map(|(label, _)| *label).collect();
         labels.sort_unstable();
         labels.dedup();
         for label in labels {
-            let mut times: Vec<f64> =
-                self.cycles.iter().filter(|(of, _)| *of == label).map(|(_, back)| back.as_secs_f64()).collect();
-            times.sort_unstable_by(f64::total_cmp);
-            let (middle, longest) = (times[times.len() / 2], times[times.len() - 1]);
-            writeln!(text, "| {label} | {} | {middle:.2} | {longest:.2} |", times.len())?;
+            let of = |part: fn(&Recovery) -> Duration| {
+                let cycles = self.cycles.iter().filter(|(of, _)| *of == label);
+                let mut times: Vec<f64> = cycles.map(|(_, recovery)| part(recovery).as_secs_f64()).collect();
+                times.sort_unstable_by(f64::total_cmp);
+                times
+            };
+            let (back, database) = (of(|recovery| recovery.back), of(|recovery| recovery.database));
+            let (middle, last) = (back.len() / 2, back.len() - 1);
+            let (median, longest, own) = (back[middle], back[last], database[middle]);
+            writeln!(text, "| {label} | {} | {median:.2} | {longest:.2} | {own:.2} |", back.len())?;
         }
         let counts = &self.counts;
         writeln!(
