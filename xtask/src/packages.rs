@@ -41,8 +41,10 @@ const BENCH: &[Need] = &[("/usr/bin/etcd", "etcd-server"), ("/usr/bin/etcdctl", 
 pub enum For {
     /// `up` with programs that are there.
     Binaries,
-    /// `up` and `test`.
+    /// `up` and `torture`.
     Running,
+    /// `test` as well.
+    Tests,
     /// `bench` as well.
     Benchmarks,
 }
@@ -65,7 +67,7 @@ pub fn ensure(purpose: For) -> Result<()> {
         missing.push("kubernetes-client");
     }
     // The tests' AWS emulator.
-    if purpose == For::Running && !galley_harness::emulator::python_is_complete() {
+    if purpose == For::Tests && !galley_harness::emulator::python_is_complete() {
         missing.push("python3-venv");
     }
     if missing.is_empty() {

@@ -12,7 +12,7 @@ pub fn test(fast: bool) -> Result<()> {
     if !fast && !is_root() {
         bail!("the end-to-end tests run containers and need root; `cargo xtask test --fast` runs the others");
     }
-    packages::ensure(packages::For::Running)?;
+    packages::ensure(packages::For::Tests)?;
     galley_harness::emulator::ensure()?;
     run(crate::cargo()?.args(["fmt", "--all", "--check"]))?;
     layers::check()?;

@@ -38,7 +38,7 @@ pub struct Aws {
 
 /// The environment says no region.
 #[derive(Debug, thiserror::Error)]
-#[error("no AWS region is given: set AWS_REGION, or --aws-region")]
+#[error("no AWS region is given: set AWS_REGION")]
 pub struct NoRegion;
 
 impl Aws {

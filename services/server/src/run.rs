@@ -242,6 +242,8 @@ mod tests {
         assert_eq!(told("a.internal:9").unwrap(), "a.internal:9");
         assert_eq!(told("127.0.0.0/8").unwrap(), "127.0.0.1:7");
         assert!(peer_address(None, listening("0.0.0.0:7")).is_err());
+        // Reserved: no machine is there.
+        assert!(told("240.0.0.0/4").unwrap_err().to_string().contains("240.0.0.0/4"));
     }
 
     #[test]

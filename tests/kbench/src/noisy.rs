@@ -24,8 +24,10 @@ const NOISY_OBJECTS: usize = 5000;
 const QUIET_OBJECTS: usize = 50;
 /// A quiet tenant's next round of requests begins so long after the last.
 const PACE: Duration = Duration::from_millis(20);
-/// Of a large object.
-const LARGE: usize = 1 << 20;
+/// The text in a large object: almost the MiB that a ConfigMap may hold in all.
+const LARGE: usize = (1 << 20) - 1024;
+/// Those of the storm's fifty clients that write large objects.
+const LARGE_CLIENTS: std::ops::Range<usize> = 20..30;
 /// A slow watcher reads one piece in this time.
 const SLOW: Duration = Duration::from_millis(500);
 
@@ -62,6 +64,9 @@ pub async fn noisy(quiet: &Target, noisy: (&str, &str), seconds: u64) -> Result<
     told.read_to_string(&mut did).await?;
     ensure!(storm.wait().await?.success(), "the storm failed");
     let storm: Value = serde_json::from_str(did.trim()).context("what the storm did")?;
+    for work in ["lists_per_s", "large_per_s", "creates_per_s"] {
+        ensure!(storm[work].as_f64().is_some_and(|rate| rate > 0.0), "the storm had none of {work}: {storm}");
+    }
     let mut line = json!({"op": "noisy", "storm": storm, "errors": 0});
     for (alone, beside) in alone.into_iter().zip(beside) {
         let (operation, alone) = alone;
@@ -108,13 +113,17 @@ pub async fn storm(target: &Target) -> Result<Value> {
         async move { target.post(&path, &config_map(&format!("n{run}-{number}"), now_microseconds())).await }
     });
     ensure!(made.await?.errors() == 0, "the noisy tenant's objects");
+    // Written over and over from then on. Here, so that one that can never be written is no refusal of the storm.
+    for client in LARGE_CLIENTS {
+        target.post(&maps, &large(&format!("large-{run}-{client}"), 0)).await.context("a large object")?;
+    }
     let done: [Arc<AtomicUsize>; 4] = Default::default();
     let refused = Arc::new(AtomicUsize::new(0));
     for client in 0..50 {
         let (target, maps, refused) = (target.clone(), maps.clone(), refused.clone());
         let kind = match client {
             0..20 => 0,
-            20..30 => 1,
+            client if LARGE_CLIENTS.contains(&client) => 1,
             30..40 => 2,
             _ => 3,
         };
@@ -126,7 +135,11 @@ pub async fn storm(target: &Target) -> Result<Value> {
                 let name = format!("s{run}-{client}-{number}");
                 let answer = match kind {
                     0 => read(&target, &maps).await,
-                    1 => large(&target, &maps, &format!("large-{client}"), number).await,
+                    1 => {
+                        let name = format!("large-{run}-{client}");
+                        let body = large(&name, number);
+                        target.send(Method::PUT, &format!("{maps}/{name}"), "application/json", &body).await
+                    }
                     2 => target.post(&maps, &config_map(&name, now_microseconds())).await,
                     _ => slow_watch(&target, &maps).await,
                 };
@@ -147,14 +160,10 @@ pub async fn storm(target: &Target) -> Result<Value> {
         "refused_per_s": refused.load(Ordering::Relaxed) as f64 / seconds}))
 }
 
-/// Writes a large object, in the place of the one before.
-async fn large(target: &Target, maps: &str, name: &str, number: usize) -> Result<()> {
-    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name},
-        "data": {"k": "v".repeat(LARGE), "number": number.to_string()}});
-    if number == 1 {
-        return target.post(maps, &body).await;
-    }
-    target.send(Method::PUT, &format!("{maps}/{name}"), "application/json", &body).await
+/// A large ConfigMap, which differs by its number.
+fn large(name: &str, number: usize) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name},
+        "data": {"k": "v".repeat(LARGE), "number": number.to_string()}})
 }
 
 async fn slow_watch(target: &Target, maps: &str) -> Result<()> {
